@@ -1,0 +1,1 @@
+"""One small typed class a service, over ``clients.session``, which alone speaks HTTP."""

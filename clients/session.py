@@ -1,0 +1,379 @@
+"""Speaking to one service: sealing, deadlines, retries, breakers, error decoding.
+
+``Keyring`` holds what a session may show to services and renews it. ``Channel`` is one service (one
+base URL and role): ``call`` sends a message and returns the decoded reply or raises the ``OSError`` that
+the service raised. A ``Wire`` moves bytes; ``HttpWire`` does it over HTTP, tests put others in its place.
+
+Retrying: a request that never arrived is sent again until the deadline. One whose reply was lost is
+sent again too, because every mutation bears a request id whose reply the service remembers, and all
+else may be repeated. A deadline counts silence: it starts again with every byte that arrives.
+"""
+
+import base64
+import errno
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import msgspec
+import requests
+from requests.adapters import HTTPAdapter
+from requests.models import PreparedRequest
+from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import HTTPError, NewConnectionError
+
+from wire import codec
+from wire.errors import (
+    BadSeal,
+    DfsError,
+    NeverReached,
+    Problem,
+    ReplyLost,
+    SlowDown,
+    TicketRefused,
+    Unavailable,
+    fail,
+    from_problem,
+)
+from wire.limits import BODY_BYTES_MAX
+from wire.messages.auth import Credential, Session
+from wire.sealing import reply_context, request_context, seal, unseal
+from wire.tickets import Role
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+CONNECT_SECONDS = 3.0
+PAUSE_SECONDS_MAX = 2.0
+SEALED = "application/vnd.dfs.sealed"
+
+_sequence = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: the status, the headers that matter, the body."""
+
+    status: int
+    sealed: bool
+    body: bytes
+
+
+class Wire(Protocol):
+    """Moves one request to a service and its answer back."""
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        """Raises NeverReached or ReplyLost."""
+
+
+class HttpWire:
+    """HTTP/1.1 with kept-alive connections, shared by all channels of a process."""
+
+    def __init__(self, connections: int = 64) -> None:
+        # Not requests.Session: its cookies, proxies, redirects and hooks cost 0.3 ms a call here.
+        self._adapter = HTTPAdapter(pool_connections=64, pool_maxsize=connections)
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        """Raises NeverReached or ReplyLost."""
+        request = PreparedRequest()
+        request.method, request.url, request.body = method, url, body
+        request.headers = CaseInsensitiveDict(headers)
+        if body or method in ("PUT", "POST"):
+            request.headers["Content-Length"] = str(len(body))
+        try:
+            response = self._adapter.send(
+                request, stream=True, timeout=(min(CONNECT_SECONDS, silence_seconds), silence_seconds)
+            )
+        except requests.RequestException as error:
+            raise _translate(error, url) from error
+        try:
+            data = response.raw.read(BODY_BYTES_MAX + 1, decode_content=False)
+            while len(data) <= BODY_BYTES_MAX and (more := response.raw.read(BODY_BYTES_MAX)):
+                data += more
+            response.raw.release_conn()
+        except (HTTPError, OSError) as error:
+            response.close()
+            raise ReplyLost(f"the answer of {url} broke off: {error}") from error
+        return Answer(response.status_code, response.headers.get("Content-Type") == SEALED, data)
+
+    def close(self) -> None:
+        """Closes the kept connections."""
+        self._adapter.close()
+
+
+def _translate(error: requests.RequestException, url: str) -> Unavailable:
+    if isinstance(error, requests.ConnectTimeout):
+        return NeverReached(f"{url} does not answer")
+    cause = error.args[0] if error.args else None
+    if isinstance(getattr(cause, "reason", None), NewConnectionError):
+        return NeverReached(f"nobody listens at {url}")
+    return ReplyLost(f"the connection to {url} broke: {error}")
+
+
+class Breaker:
+    """Remembers that a server did not answer, so that callers with a choice try another one first."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._closed_until = 0.0
+
+    def failed(self) -> None:
+        """The server was not reached or did not answer."""
+        self._failures += 1
+        self._closed_until = self._clock() + min(0.5 * 2 ** min(self._failures, 5), 10.0)
+
+    def succeeded(self) -> None:
+        """The server answered."""
+        self._failures = 0
+        self._closed_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server should be left alone for now."""
+        return self._clock() < self._closed_until
+
+
+class Keyring:
+    """The credentials of one session; thread-safe. ``renew`` asks for new ones (see clients.auth)."""
+
+    def __init__(self, session: Session, renew: Callable[[Session], Session] | None = None) -> None:
+        self._renew = renew
+        self._lock = threading.Lock()
+        self._received = time.monotonic()
+        self.session = session
+        self._credentials = {credential.role: credential for credential in session.credentials}
+
+    def credential(self, role: Role) -> Credential:
+        """What to show to a service of this role. Raises TicketRefused if the session has none."""
+        try:
+            return self._credentials[role]
+        except KeyError:
+            raise TicketRefused(f"the session has no ticket for {role}") from None
+
+    def renew(self, stale: Credential | None = None) -> None:
+        """New credentials, unless another thread has replaced ``stale``. Raises what the server says."""
+        with self._lock:
+            if stale is not None and self._credentials.get(stale.role) is not stale:
+                return
+            if self._renew is None:
+                raise TicketRefused("the session has ended; log in again")
+            self.session = self._renew(self.session)
+            self._credentials = {credential.role: credential for credential in self.session.credentials}
+            self._received = time.monotonic()
+
+    def seconds_until_renewal(self) -> float:
+        """Until two thirds of the tickets' life are over; negative when they are."""
+        return self._received + self.session.lifetime_seconds * 2 / 3 - time.monotonic()
+
+
+class Counter:
+    """Numbers a session's mutations at one service, and knows which are still under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 1
+        self._under_way: set[int] = set()
+
+    @contextmanager
+    def number(self) -> Iterator[tuple[int, int]]:
+        """``(counter, acked)``: all below ``acked`` are answered or given up, and will not be sent again."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+            self._under_way.add(number)
+            acked = min(self._under_way)
+        try:
+            yield number, acked
+        finally:
+            with self._lock:
+                self._under_way.discard(number)
+
+
+class Channel:
+    """One service, for one session. Thread-safe."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        base_url: str,
+        role: Role,
+        keyring: Keyring,
+        deadline_seconds: float = 30.0,
+    ) -> None:
+        self._wire = wire
+        self._role = role
+        self._keyring = keyring
+        self.base_url = base_url.rstrip("/")
+        self.deadline_seconds = deadline_seconds
+        self.breaker = Breaker()
+        self.counter = Counter()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        message: msgspec.Struct | None,
+        reply: type[T],
+        *,
+        request_id: str = "",
+        wait_seconds: float = 0.0,
+        deadline_seconds: float | None = None,
+    ) -> T:
+        """The decoded reply. ``wait_seconds`` is how long the service may hold the answer back.
+
+        Raises the OSError that the service raised, or Unavailable when the deadline is over.
+        """
+        return codec.decode(
+            self.call_bytes(
+                method,
+                path,
+                message,
+                request_id=request_id,
+                wait_seconds=wait_seconds,
+                deadline_seconds=deadline_seconds,
+            ),
+            reply,
+        )
+
+    def mutate(
+        self,
+        path: str,
+        make: Callable[[int], msgspec.Struct],
+        reply: type[T],
+        *,
+        wait_seconds: float = 0.0,
+        deadline_seconds: float | None = None,
+    ) -> T:
+        """POSTs a mutation exactly once, whatever is retried: ``make`` gets ``acked``."""
+        with self.counter.number() as (number, acked):
+            return self.call(
+                "POST",
+                path,
+                make(acked),
+                reply,
+                request_id=f"{self._keyring.session.session:x}.{number}",
+                wait_seconds=wait_seconds,
+                deadline_seconds=deadline_seconds,
+            )
+
+    def call_bytes(
+        self,
+        method: str,
+        path: str,
+        message: msgspec.Struct | None,
+        *,
+        request_id: str = "",
+        wait_seconds: float = 0.0,
+        deadline_seconds: float | None = None,
+    ) -> bytes:
+        """The reply's bytes, for replies that are content and not a message. Else as ``call``."""
+        body = b"" if message is None else codec.encode(message)
+        request_id = request_id or f"{self._keyring.session.session:x}-{next(_sequence):x}"
+        patience = self.deadline_seconds if deadline_seconds is None else deadline_seconds
+        last_moment = time.monotonic() + patience
+        for attempt in itertools.count():
+            try:
+                return self._try(method, path, body, request_id, patience + wait_seconds)
+            except (Unavailable, SlowDown) as error:
+                pause = (
+                    error.retry_after_seconds
+                    if isinstance(error, SlowDown)
+                    else min(0.05 * 2**attempt, PAUSE_SECONDS_MAX) * random.uniform(0.5, 1.0)
+                )
+                if time.monotonic() + pause >= last_moment:
+                    raise
+                log.log(
+                    logging.DEBUG if attempt < 3 else logging.INFO,
+                    "%s %s%s is tried again (%s): %s",
+                    method,
+                    self.base_url,
+                    path,
+                    request_id,
+                    error.detail,
+                )
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _try(self, method: str, path: str, body: bytes, request_id: str, silence_seconds: float) -> bytes:
+        credential = self._keyring.credential(self._role)
+        try:
+            return self._send(credential, method, path, body, request_id, silence_seconds)
+        except TicketRefused:
+            self._keyring.renew(credential)
+            credential = self._keyring.credential(self._role)
+            return self._send(credential, method, path, body, request_id, silence_seconds)
+
+    def _send(
+        self,
+        credential: Credential,
+        method: str,
+        path: str,
+        body: bytes,
+        request_id: str,
+        silence_seconds: float,
+    ) -> bytes:
+        sealed = seal(credential.key, body, request_context(method, path, request_id))
+        headers = {
+            "DFS-Ticket": base64.b64encode(credential.ticket).decode(),
+            "DFS-Request": request_id,
+            "Content-Type": SEALED,
+        }
+        if method not in ("PUT", "POST"):
+            headers["DFS-Seal"] = base64.b64encode(sealed).decode()
+            sealed = b""
+        try:
+            answer = self._wire.send(method, self.base_url + path, headers, sealed, silence_seconds)
+        except Unavailable:
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        if not answer.sealed:
+            raise _unsealed_error(answer, self.base_url + path)
+        context = reply_context(answer.status, method, path, request_id)
+        data = unseal(credential.key, answer.body, context)
+        if answer.status >= 400:
+            raise from_problem(codec.decode(data, Problem))
+        return data
+
+
+def _unsealed_error(answer: Answer, url: str) -> OSError:
+    """An answer without a seal proves nothing: it can only make us renew the ticket or try again."""
+    try:
+        error = from_problem(msgspec.json.decode(answer.body, type=Problem))
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        error = Unavailable(f"{url} answered {answer.status} and no message of DFS")
+    if isinstance(error, TicketRefused | BadSeal):
+        return TicketRefused(str(error.strerror))
+    if isinstance(error, Unavailable):
+        return error
+    return fail(errno.EPROTO, f"{url} answered without a seal: {error.strerror}")
+
+
+def call_plain(
+    wire: Wire,
+    method: str,
+    url: str,
+    body: bytes,
+    silence_seconds: float = 10.0,
+) -> bytes:
+    """An exchange that needs no session (realm, sign-up, login, health). Raises what the server says."""
+    headers = {"Content-Type": "application/msgpack"} if body else {}
+    answer = wire.send(method, url, headers, body, silence_seconds)
+    if answer.status < 400:
+        return answer.body
+    try:
+        raise from_problem(msgspec.json.decode(answer.body, type=Problem))
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DfsError(f"{url} answered {answer.status} and no message of DFS") from error

@@ -1,0 +1,1 @@
+"""The services. In each folder: ``app`` (routes), ``service`` (rules), ``store`` (persistence)."""

@@ -1,0 +1,151 @@
+"""The directory's tables and what always holds between them.
+
+Clock. ``meta.clock`` is the last value given out as a version or change (ns); every transaction
+that changes something takes ``max(now, clock + 1)``, so both are strictly increasing over restarts.
+
+Names. ``entries`` maps (parent, name) to an inode. A directory has exactly one entry, except the root
+(inode 1), which has none; ``inodes.nlink`` is the number of entries of a file, and for a directory
+2 + its subdirectories. ``inodes.parent`` is set for directories only: the inode of "..".
+
+Content. ``extents`` says which chunk stood at an index of a file from version ``since`` up to, not
+including, version ``until`` (NULL: it still does). No row: a hole. So a version V of a file is the
+rows with ``since <= V < until``, a commit writes only what it changes, and old versions cost nothing
+more. ``versions`` has one row a retained version: its size and the id of the commit that made it.
+
+Chunks. ``chunks.refs`` is the number of rows of ``extents`` that name the chunk. At 0 it is condemned
+(``condemned_at``), and only a condemned chunk may be deleted, after the grace time; a commit can not
+revive it (it is answered with ChunksMissing). ``chunks.copies`` is the number of its rows in
+``replicas``. A replica is recorded only on a file server's word (receipt, inventory, heartbeat).
+
+Orphans. An inode with ``nlink = 0`` stays while a row of ``holds`` names it or the retention time is
+not over (``ctime``); then it goes with its extents, versions and xattrs.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    text,
+)
+
+metadata = MetaData()
+
+
+def _id(name: str) -> Column[int]:
+    return Column(name, BigInteger, primary_key=True, autoincrement=False)
+
+
+meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", BigInteger))
+"""``clock``, ``next_ino``, ``next_server``."""
+
+inodes = Table(
+    "inodes",
+    metadata,
+    Column("ino", Integer, primary_key=True, autoincrement=False),
+    Column("mode", Integer, nullable=False),
+    Column("nlink", Integer, nullable=False),
+    Column("uid", BigInteger, nullable=False),
+    Column("gid", BigInteger, nullable=False),
+    Column("rdev", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("atime", BigInteger, nullable=False),
+    Column("mtime", BigInteger, nullable=False),
+    Column("ctime", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Column("xattrs", Integer, nullable=False),  # how many it has
+    Column("token", BigInteger, nullable=False),  # the mark: commits under a lower token are refused
+    Column("parent", BigInteger, nullable=True),
+    Column("target", LargeBinary, nullable=True),  # of a symlink
+)
+Index("inodes_orphaned", inodes.c.ctime, sqlite_where=text("nlink = 0"), postgresql_where=text("nlink = 0"))
+
+entries = Table(
+    "entries",
+    metadata,
+    _id("parent"),
+    Column("name", LargeBinary, primary_key=True),
+    Column("ino", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+xattrs = Table(
+    "xattrs",
+    metadata,
+    _id("ino"),
+    Column("name", LargeBinary, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _id("ino"),
+    _id("version"),
+    Column("size", BigInteger, nullable=False),
+    Column("commit_id", LargeBinary, nullable=True),
+    Column("until", BigInteger, nullable=True, index=True),  # the version that replaced it
+    sqlite_with_rowid=False,
+)
+
+extents = Table(
+    "extents",
+    metadata,
+    _id("ino"),
+    _id("index"),
+    _id("since"),
+    Column("until", BigInteger, nullable=True),
+    Column("chunk", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("extents_replaced", extents.c.until, sqlite_where=text("until IS NOT NULL"))
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("refs", Integer, nullable=False),
+    Column("copies", Integer, nullable=False),
+    Column("condemned_at", Float, nullable=True),  # seconds since the epoch
+    sqlite_with_rowid=False,
+)
+Index("chunks_condemned", chunks.c.condemned_at, sqlite_where=text("condemned_at IS NOT NULL"))
+Index("chunks_copies", chunks.c.copies)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("chunk", LargeBinary, primary_key=True),
+    _id("server"),
+    Column("rank", Integer, nullable=False),  # 0 is the primary
+    Column("inventory", BigInteger, nullable=False),  # the last inventory that named it
+    sqlite_with_rowid=False,
+)
+Index("replicas_server", replicas.c.server, replicas.c.inventory)
+
+servers = Table(
+    "servers",
+    metadata,
+    _id("id"),
+    Column("identity", LargeBinary, nullable=False, unique=True),
+    Column("name", String, nullable=False),
+    Column("url", String, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("free_bytes", BigInteger, nullable=False),
+    Column("inventory", BigInteger, nullable=False),  # the number of its last inventory
+)
+"""Heartbeats are kept in memory: after a restart every server is suspect until it is heard."""
+
+reserved = Table("reserved", metadata, _id("ino"), Column("session", BigInteger, nullable=False))
+"""Inode numbers that were given out and not used yet; used up by the Create that names them."""
+
+holds = Table("holds", metadata, _id("ino"), _id("session"), Column("at", Float, nullable=False))
+"""Sessions that have an inode open though it may lose its last name."""

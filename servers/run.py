@@ -1,0 +1,62 @@
+"""Runs a service's Flask app on granian, as one process tree that never outlives its parent."""
+
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server import Server
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+_GRANIAN_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"_granian": {"level": "ERROR", "propagate": True}},
+}
+
+
+def serve(make_app: Callable[[], Flask], host: str, port: int, threads: int) -> None:
+    """Serves until SIGTERM or SIGINT. ``make_app`` is called in the process that answers requests, so
+    that threads and database connections that it makes are in the right one."""
+
+    parent = os.getpid()
+
+    def load(_target: str) -> Any:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before prctl
+            os._exit(1)
+        return make_app()
+
+    Server(
+        "dfs",
+        address=host,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=threads,
+        backpressure=max(2 * threads, 256),
+        http1_settings=HTTP1Settings(max_buffer_size=1024 * 1024),
+        websockets=False,
+        log_level=LogLevels.error,
+        log_dictconfig=_GRANIAN_LOGGING,
+        workers_kill_timeout=10,
+    ).serve(target_loader=load)
+
+
+def exit_with_parent(lifeline_fd: int) -> None:
+    """Ends this process (SIGTERM to itself) when the other end of the pipe ``lifeline_fd`` is closed."""
+
+    def watch() -> None:
+        while os.read(lifeline_fd, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

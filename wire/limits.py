@@ -1,0 +1,45 @@
+"""Sizes and times that both sides keep. The unit is in the name."""
+
+CHUNK_BYTES = 4 * 1024 * 1024
+"""Content is cut at multiples of this; only the last chunk before the end or a hole may be shorter."""
+
+NAME_BYTES_MAX = 255
+"""NAME_MAX of <linux/limits.h>."""
+
+SYMLINK_BYTES_MAX = 4095
+"""PATH_MAX of <linux/limits.h> less the final NUL."""
+
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 65536
+"""XATTR_NAME_MAX and XATTR_SIZE_MAX of <linux/limits.h>."""
+
+LINK_MAX = 65000
+FILE_BYTES_MAX = 2**60
+
+BODY_BYTES_MAX = CHUNK_BYTES + 512 * 1024
+"""The largest sealed body of any request or reply."""
+
+HEADER_BYTES_MAX = 4096
+"""The largest ticket, seal or request id in a header."""
+
+OPS_MAX = 1024
+"""The longest list of mutations, inodes or names in one request."""
+
+LIST_ENTRIES_MAX = 2000
+"""The longest page of a listing."""
+
+MANIFEST_CHUNKS_MAX = 8192
+"""The longest range of a manifest in one answer, and the most changed chunks in one commit."""
+
+USER_BYTES_MAX = 64
+PASSWORD_BYTES_MAX = 1024
+CLIENT_BYTES_MAX = 128
+
+TICKET_SECONDS = 3600.0
+LOCK_LEASE_SECONDS = 15.0
+LOCK_RENEW_SECONDS = 5.0
+LOCK_POLL_SECONDS_MAX = 20.0
+
+HEARTBEAT_SECONDS = 2.0
+SUSPECT_SECONDS = 5.0
+DEAD_SECONDS = 10.0

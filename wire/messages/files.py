@@ -1,0 +1,28 @@
+"""Messages of the file servers.
+
+``PUT /v1/chunks/{id}`` (files role) stores a chunk, ``GET /v1/chunks/{id}`` answers its bytes, bare.
+The id stands in the URL as 96 hexadecimal digits. Chunks never change, so both may be repeated.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from wire.limits import CHUNK_BYTES
+from wire.messages.common import ServerAddress
+
+
+class PutChunk(msgspec.Struct, frozen=True):
+    """``data`` is refused with EBADMSG unless it fits the id. ``forward`` are the secondaries that this
+    server shall pass it on to before it answers."""
+
+    data: Annotated[bytes, Meta(max_length=CHUNK_BYTES)]
+    forward: Annotated[list[ServerAddress], Meta(max_length=8)] = []
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """``servers`` have it on disk, this one first; ``receipt`` says so to the directory."""
+
+    servers: list[int]
+    receipt: bytes
