@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
+
+from servers import web
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -23,9 +24,9 @@ _GRANIAN_LOGGING = {
 }
 
 
-def serve(make_app: Callable[[], Flask], host: str, port: int, threads: int) -> None:
-    """Serves until SIGTERM or SIGINT. ``make_app`` is called in the process that answers requests, so
-    that threads and database connections that it makes are in the right one."""
+def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) -> None:
+    """Serves until SIGTERM or SIGINT. ``make`` is called in the process that answers requests, so that
+    threads and database connections that it makes are in the right one."""
 
     parent = os.getpid()
 
@@ -33,7 +34,9 @@ def serve(make_app: Callable[[], Flask], host: str, port: int, threads: int) -> 
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before prctl
             os._exit(1)
-        return make_app()
+        server = make()
+        server.start()
+        return server.app
 
     Server(
         "dfs",

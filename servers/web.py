@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from flask import Flask, Response, request
@@ -36,6 +36,18 @@ Reply = msgspec.Struct | bytes
 
 SEALED = "application/vnd.dfs.sealed"
 PROBLEM = "application/problem+json"
+
+
+class Server(Protocol):
+    """A service, made from its config by ``make_server`` in its ``app`` module."""
+
+    app: Flask
+
+    def start(self) -> None:
+        """Starts the background threads."""
+
+    def close(self) -> None:
+        """Stops them and closes the database."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Door:
         *,
         allow_expired: bool = False,
     ) -> None:
-        """A sealed route: ``view(call, **url_arguments)``; ``allow_expired`` lets an old ticket in, to renew."""
+        """A sealed route: ``view(call, **url_arguments)``; ``allow_expired`` admits an old ticket, to renew."""
 
         def run(**arguments: object) -> Response:
             began = time.perf_counter()

@@ -1,0 +1,22 @@
+"""Options of the lock server."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from servers.keys import ServiceKeys
+from wire.limits import LOCK_LEASE_SECONDS
+
+
+@dataclass(frozen=True)
+class LockConfig:
+    """``database`` is an SQLAlchemy URL."""
+
+    keys: ServiceKeys
+    database: str
+    lease_seconds: float = LOCK_LEASE_SECONDS
+    place_seconds: float = 5.0
+    """How long a waiter that is not asking at the moment keeps its place in a queue."""
+    waiting_requests_max: int = 48
+    """Held-back requests; more are answered at once, so that renewals always find a thread."""
+    clock: Callable[[], float] = time.time
