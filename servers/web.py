@@ -130,7 +130,7 @@ class Door:
         *,
         allow_expired: bool = False,
     ) -> None:
-        """A sealed route: ``view(call, **url_arguments)``; ``allow_expired`` admits an old ticket, to renew."""
+        """A sealed route: ``view(call, **url_arguments)``; ``allow_expired`` is for renewal."""
 
         def run(**arguments: object) -> Response:
             began = time.perf_counter()
