@@ -87,7 +87,8 @@ class HttpWire:
     ) -> Answer:
         """Raises NeverReached or ReplyLost."""
         request = PreparedRequest()
-        request.method, request.url, request.body = method, url, body
+        # An empty body that is not None would go out as a chunked one.
+        request.method, request.url, request.body = method, url, body or None
         request.headers = CaseInsensitiveDict(headers)
         if body or method in ("PUT", "POST"):
             request.headers["Content-Length"] = str(len(body))

@@ -61,15 +61,10 @@ class Replies:
         """
         table = self._table
         rows = connection.execute(
-            select(table.c.counter, table.c.acked, table.c.body, table.c.problem).where(
-                table.c.session == session
-            )
+            select(table.c.counter, table.c.acked).where(table.c.session == session)
         ).all()
-        for row in rows:
-            if row.counter == counter:
-                if row.problem is not None:
-                    return from_problem(codec.decode(row.problem, Problem))
-                return bytes(row.body)
+        if any(row.counter == counter for row in rows):
+            return self._remembered(connection, session, counter)
         mark = max((row.acked for row in rows), default=0)
         if counter < mark:
             raise Replayed("this request was answered and acknowledged before")
@@ -77,10 +72,10 @@ class Replies:
         connection.exec_driver_sql("SAVEPOINT once")
         try:
             outcome = codec.encode(run())
-        except Unavailable:
-            raise
-        except OSError as error:
+        except Exception as error:
             connection.exec_driver_sql("ROLLBACK TO SAVEPOINT once")
+            if not isinstance(error, OSError) or isinstance(error, Unavailable):
+                raise
             outcome = error
         connection.exec_driver_sql("RELEASE SAVEPOINT once")
         if any(row.counter < acked for row in rows):
@@ -97,6 +92,17 @@ class Replies:
             },
         )
         return outcome
+
+    def _remembered(self, connection: Connection, session: int, counter: int) -> bytes | OSError:
+        table = self._table
+        row = connection.execute(
+            select(table.c.body, table.c.problem).where(
+                table.c.session == session, table.c.counter == counter
+            )
+        ).one()
+        if row.problem is not None:
+            return from_problem(codec.decode(row.problem, Problem))
+        return bytes(row.body)
 
     def forget_old(self, connection: Connection) -> None:
         """Drops rows that no valid ticket can ask for any more."""

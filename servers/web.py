@@ -9,6 +9,7 @@ import base64
 import binascii
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ class Call:
     def counter(self) -> int:
         """The number of a mutation: its request id is ``session.counter``. Raises BadMessage."""
         session, _, number = self.request_id.partition(".")
-        if session != f"{self.ticket.session:x}" or not (number.isascii() and number.isdigit()):
+        if session != f"{self.ticket.session:x}" or not re.fullmatch(r"[0-9]{1,19}", number):
             raise BadMessage("a mutation's request id is SESSION.COUNTER")
+        if int(number) >= 2**63:
+            raise BadMessage("a mutation's counter has 63 bits")
         return int(number)
 
     def identity(self, caller: Caller | None = None) -> Identity:
@@ -162,7 +165,12 @@ class Door:
                 raise BadMessage("the header Content-Length is missing")
             if request.content_length > BODY_BYTES_MAX:
                 raise TooLarge(f"a body has at most {BODY_BYTES_MAX} bytes")
-            sealed = request.get_data(cache=False)
+            if "Transfer-Encoding" in request.headers:
+                raise BadMessage("a body is sent with its length and not in pieces")
+            # At once: granian copies what is left at each smaller read (3 to 13 ms of 4 MiB, against 1 ms).
+            sealed = request.environ["wsgi.input"].read()
+            if len(sealed) != request.content_length:
+                raise BadMessage("the body is not as long as it says")
         else:
             sealed = _base64(request.headers.get("DFS-Seal", ""))
         context = request_context(request.method, _path(), request_id)
