@@ -1,0 +1,50 @@
+"""The lock server's routes. All are for clients, under the lock role."""
+
+from servers.lock.config import LockConfig
+from servers.lock.service import LockService
+from servers.web import Call, Door
+from wire.messages.lock import Acquire, Break, Locks, Release, Renew
+from wire.tickets import Role
+
+
+class LockServer:
+    """The service and its Flask app (see servers.web.Server)."""
+
+    def __init__(self, config: LockConfig) -> None:
+        self.service = LockService(config)
+        door = Door("lock", config.keys.tickets, config.clock)
+        self.app = door.app
+        clients = (Role.LOCK,)
+        door.sealed("POST", "/v1/locks/acquire", self._acquire, clients)
+        door.sealed("POST", "/v1/locks/release", self._release, clients)
+        door.sealed("POST", "/v1/locks/renew", self._renew, clients)
+        door.sealed("POST", "/v1/locks/break", self._break, clients)
+        door.sealed("GET", "/v1/locks", self._locks, clients)
+
+    def start(self) -> None:
+        """Starts the thread that ends leases and places."""
+        self.service.start()
+
+    def close(self) -> None:
+        """Answers those who wait, stops the thread and closes the database."""
+        self.service.close()
+
+    def _acquire(self, call: Call) -> bytes:
+        return self.service.acquire(call.ticket, call.counter(), call.message(Acquire))
+
+    def _release(self, call: Call) -> bytes:
+        return self.service.release(call.ticket, call.counter(), call.message(Release))
+
+    def _renew(self, call: Call) -> bytes:
+        return self.service.renew(call.ticket, call.counter(), call.message(Renew))
+
+    def _break(self, call: Call) -> bytes:
+        return self.service.break_lock(call.ticket, call.counter(), call.message(Break))
+
+    def _locks(self, _call: Call) -> Locks:
+        return self.service.locks()
+
+
+def make_server(config: LockConfig) -> LockServer:
+    """The lock server, not started: leases end by themselves only after ``start``."""
+    return LockServer(config)
