@@ -1,10 +1,12 @@
 """Runs a service's Flask app on granian, as one process tree that never outlives its parent."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import Any
 
 from granian.constants import Interfaces
@@ -17,6 +19,9 @@ from servers import web
 _PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 
+DRAIN_SECONDS = 3
+"""How long a stop waits for requests. Answers that are held back longer are cut off: who waits asks again."""
+
 _GRANIAN_LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -28,14 +33,18 @@ def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) ->
     """Serves until SIGTERM or SIGINT. ``make`` is called in the process that answers requests, so that
     threads and database connections that it makes are in the right one."""
 
+    multiprocessing.set_start_method("fork")  # ``load`` is a closure; later Pythons have another default
     parent = os.getpid()
 
     def load(_target: str) -> Any:
+        # The parent's handler was inherited and would swallow a SIGTERM until granian sets the worker's own.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before prctl
             os._exit(1)
         server = make()
         server.start()
+        Finalize(server, server.close, exitpriority=10)  # when the last request was answered
         return server.app
 
     Server(
@@ -50,7 +59,7 @@ def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) ->
         websockets=False,
         log_level=LogLevels.error,
         log_dictconfig=_GRANIAN_LOGGING,
-        workers_kill_timeout=10,
+        workers_kill_timeout=DRAIN_SECONDS,
     ).serve(target_loader=load)
 
 

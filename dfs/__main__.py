@@ -1,0 +1,5 @@
+"""``python -m dfs`` is the ``dfs`` command."""
+
+from dfs.main import main
+
+main()

@@ -1,0 +1,118 @@
+"""The saved login, and sessions opened from it for the length of one command."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from clients.auth import AuthClient, fetch_realm, keyring_of, login
+from clients.directory import DirectoryClient
+from clients.lock import LockClient
+from clients.session import Channel, HttpWire
+from clients.trust import Trust, normal_url
+from mount.registry import state_folder
+from wire.errors import TicketRefused, fail
+from wire.messages.auth import Realm, Session
+from wire.tickets import Role
+
+REACH_SECONDS = 5.0
+"""How long a command tries to reach the realm at all."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A user's saved session at a realm."""
+
+    url: str
+    realm: Realm
+    session: Session
+    auth: AuthClient
+
+
+@dataclass(frozen=True)
+class Services:
+    """The services, for a session of the command's own."""
+
+    session: Session
+    directory: DirectoryClient
+    lock: LockClient
+
+
+def trust() -> Trust:
+    """What this user's client knows of realms."""
+    return Trust(state_folder())
+
+
+def log_in(realm_url: str, user: str, password_file: Path | None) -> Session:
+    """Opens a session and saves it as the user's, and the user as the one whose login is used by default.
+    Raises what the server says, or EINVAL without a password."""
+    known = trust()
+    with closing(HttpWire()) as wire:
+        fetch_realm(realm_url, wire, known, REACH_SECONDS)
+        text = password(password_file, "DFS_PASSWORD", f"Password of {user}")
+        session = login(realm_url, user, text, socket.gethostname(), wire, known)
+    known.save(realm_url, session)
+    known.set_default_user(realm_url, user)
+    return session
+
+
+@contextmanager
+def saved_login(realm_url: str, user: str = "") -> Iterator[Login]:
+    """The session that ``dfs login`` saved. Raises TicketRefused if there is none, or Unavailable."""
+    url, known = normal_url(realm_url), trust()
+    with closing(HttpWire()) as wire:
+        session = known.load(url, user)
+        if session is None:
+            whose = f" as {user}" if user else ""
+            raise TicketRefused(f"not logged in to {url}{whose}: use `dfs login`")
+        realm = fetch_realm(url, wire, known, REACH_SECONDS)
+        keyring = keyring_of(url, session, wire, lambda new: known.save(url, new))
+        yield Login(url, realm, session, AuthClient(url, keyring, wire))
+
+
+@contextmanager
+def own_services(realm_url: str, user: str = "") -> Iterator[Services]:
+    """The services under a session of its own, which ends with the block: request numbers are never
+    shared with another process. Raises as ``saved_login``."""
+    with saved_login(realm_url, user) as saved, closing(HttpWire()) as wire:
+        keyring = saved.auth.open_session(here())
+        realm = saved.realm
+        try:
+            yield Services(
+                keyring.session,
+                DirectoryClient(Channel(wire, realm.directory_url, Role.DIRECTORY, keyring)),
+                LockClient(Channel(wire, realm.lock_url, Role.LOCK, keyring)),
+            )
+        finally:
+            AuthClient(saved.url, keyring, wire).logout()
+
+
+def here() -> str:
+    """What sessions of this command are called, for people."""
+    return f"{socket.gethostname()}:dfs[{os.getpid()}]"
+
+
+def password(file: Path | None, variable: str, prompt: str, confirm: bool = False) -> str:
+    """From ``file``, else from the environment, else asked for at the terminal; never an argument, which
+    everybody on the machine could see. Raises EINVAL if there is none."""
+    if file is not None:
+        try:
+            text = file.read_text()
+        except UnicodeDecodeError as error:
+            raise fail(errno.EINVAL, f"{file} is not a text file") from error
+        found = text.removesuffix("\n")
+    elif variable in os.environ:
+        found = os.environ[variable]
+    elif sys.stdin.isatty():
+        found = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
+    else:
+        raise fail(errno.EINVAL, f"no password: there is no terminal to ask at; use a file or ${variable}")
+    if not found:
+        raise fail(errno.EINVAL, "the password is empty")
+    return found
