@@ -1,0 +1,1 @@
+"""What ``dfs bench`` measures, and how: workloads, timing, figures, report."""

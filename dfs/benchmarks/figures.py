@@ -1,0 +1,85 @@
+"""From times to figures: rates, percentiles, medians, ratios. No input or output here."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+
+class Unit(StrEnum):
+    """What a figure counts. A megabyte is 10**6 bytes."""
+
+    MEGABYTES = "MB/s"
+    OPERATIONS = "op/s"
+    SECONDS = "s"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one workload: ``amount`` is in megabytes or operations, whichever the unit counts."""
+
+    seconds: float
+    amount: float
+    latencies_ns: Sequence[int]
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One row of the report.
+
+    ``value`` and ``against_value`` are medians of the rounds, in ``unit``; the percentiles are of all
+    operations of all rounds. ``ratio`` says how many times as fast the directory is as the other one,
+    whatever the unit: above 1 is faster. It is the median of the rounds' own ratios, because the two runs of
+    a round are neighbours in time; it need not be the quotient of the two medians.
+    """
+
+    name: str
+    threads: int
+    unit: Unit
+    value: float
+    p50_ms: float
+    p99_ms: float
+    against_value: float | None = None
+    ratio: float | None = None
+
+
+def percentile(ordered: Sequence[int], percent: float) -> int:
+    """The smallest of the ordered values that is not below ``percent`` % of them (nearest rank).
+
+    Raises ValueError without values."""
+    if not ordered:
+        raise ValueError("no values, no percentile")
+    rank = math.ceil(len(ordered) * percent / 100)
+    return ordered[max(rank, 1) - 1]
+
+
+def value(sample: Sample, unit: Unit) -> float:
+    """The sample's rate, or its seconds."""
+    return sample.seconds if unit is Unit.SECONDS else sample.amount / sample.seconds
+
+
+def speed_ratio(ours: float, theirs: float, unit: Unit) -> float:
+    """How many times as fast ``ours`` is."""
+    return theirs / ours if unit is Unit.SECONDS else ours / theirs
+
+
+def summarise(
+    name: str, threads: int, unit: Unit, samples: Sequence[Sample], against: Sequence[Sample] = ()
+) -> Figure:
+    """The figure of one workload from its rounds; ``against`` has as many, or none."""
+    ours = [value(sample, unit) for sample in samples]
+    theirs = [value(sample, unit) for sample in against]
+    ordered = sorted(latency for sample in samples for latency in sample.latencies_ns)
+    ratios = [speed_ratio(a, b, unit) for a, b in zip(ours, theirs, strict=bool(theirs))]
+    return Figure(
+        name,
+        threads,
+        unit,
+        statistics.median(ours),
+        percentile(ordered, 50) / 1e6,
+        percentile(ordered, 99) / 1e6,
+        statistics.median(theirs) if theirs else None,
+        statistics.median(ratios) if ratios else None,
+    )
