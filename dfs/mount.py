@@ -1,0 +1,305 @@
+"""``dfs mount`` and ``dfs umount``.
+
+``mount`` starts the process that serves the mount and returns when the kernel has begun to ask it, or
+says why not. The process tells through a pipe: one line, empty for "ready", else the problem.
+"""
+
+import errno
+import faulthandler
+import hashlib
+import os
+import re
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from dfs.places import realm_option
+from mount.control import Request, ask
+from mount.options import MountOptions
+from mount.registry import MountRecord, find, mountpoints, state_folder, unregister
+from servers.supervision import child_environment, python, tail
+from wire.errors import Problem, from_problem, to_problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def size(text: str) -> int:
+    """A number of bytes with an optional unit: 500M, 2G. Raises BadParameter."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size like 500M or 2G")
+    return int(match[1]) * UNITS[match[2].upper()]
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@realm_option
+@click.option("--user", default="", help="Whose login to use.  [default: who logged in last]")
+@click.option("--password-file", type=click.Path(path_type=Path), help="To log in with, if need be.")
+@click.option("--foreground", is_flag=True, help="Serve in this process and log to the terminal.")
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+@click.option("--allow-other", is_flag=True, help="Let other local users in; needs --trusted.")
+@click.option("--trusted", is_flag=True, help="Act for every local user by his own uid; an admin grants it.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where local copies are kept.")
+@click.option("--cache-size", type=size, default="10G", show_default=True, help="Limit of clean copies.")
+@click.option(
+    "--lock-wait",
+    type=click.FloatRange(0, 86400),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long opening for writing waits for another writer.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a service may be silent before a call fails.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
+def mount(
+    mountpoint: Path,
+    realm: str,
+    user: str,
+    password_file: Path | None,
+    foreground: bool,
+    read_only: bool,
+    allow_other: bool,
+    trusted: bool,
+    cache_dir: Path | None,
+    cache_size: int,
+    lock_wait: float,
+    deadline: float,
+    log_level: str,
+    ready_fd: int | None,
+) -> None:
+    """Mount the realm on the directory MOUNTPOINT."""
+    place = Path(os.path.abspath(mountpoint))
+    if allow_other and not trusted:
+        raise click.UsageError("--allow-other needs --trusted: other users act with their own rights")
+    options = MountOptions(
+        mountpoint=place,
+        realm_url=realm,
+        cache_dir=cache_dir.absolute() if cache_dir else _default_cache_dir(place, realm, user),
+        cache_size=cache_size,
+        lock_wait=lock_wait,
+        deadline=deadline,
+        read_only=read_only,
+        allow_other=allow_other,
+        trusted=trusted,
+    )
+    if ready_fd is None:
+        _make_way(place)
+        _log_in_if_needed(realm, user, password_file)
+    if foreground:
+        _serve(options, user, log_level, ready_fd)
+    else:
+        _start(options, user, log_level)
+        click.echo(f"The realm is mounted on {place}")
+
+
+def _make_way(place: Path) -> None:
+    """Sees that something can be mounted there; a mount whose process has died is taken away first."""
+    try:
+        found = os.stat(place)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise OSError(error.errno, error.strerror, str(place)) from error
+        _unmount(place, lazily=True)
+        found = os.stat(place)
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, "the mountpoint is not a directory", str(place))
+    if str(place) in mountpoints():
+        raise OSError(errno.EBUSY, "something is mounted there already", str(place))
+    if os.listdir(place):
+        raise OSError(errno.EEXIST, "the mountpoint is not empty", str(place))
+
+
+def _log_in_if_needed(realm: str, user: str, password_file: Path | None) -> None:
+    from dfs import logins, users
+
+    if logins.trust().load(realm, user) is None:
+        logins.log_in(realm, user or users.me(), password_file)
+
+
+def _default_cache_dir(place: Path, realm: str, user: str) -> Path:
+    """A folder for each realm, user and mountpoint: a cache belongs to one mount at a time."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    what = hashlib.sha256(os.fsencode(f"{realm}\n{user}\n{place}")).hexdigest()[:16]
+    return (Path(home) if home else Path.home() / ".cache") / "dfs" / what
+
+
+def _log_path(place: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    path = state_folder() / "log" / f"mount-{name}.log"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def _serve(options: MountOptions, user: str, log_level: str, ready_fd: int | None) -> None:
+    """The mount's own process."""
+    from dfs import logins
+    from mount.daemon import run
+    from servers.logs import set_up_logging
+
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    set_up_logging(log_level)
+    with _telling(ready_fd) as ready, logins.saved_login(options.realm_url, user) as login:
+        run(options, login.realm, login.auth, ready)
+
+
+@contextmanager
+def _telling(descriptor: int | None) -> Iterator[Callable[[], None]]:
+    """A function that tells who waits at the pipe that the mount is ready; an OSError in the block is told
+    in its place."""
+    if descriptor is None:
+        yield lambda: click.echo("mounted", err=True)
+        return
+    with open(descriptor, "wb") as pipe:
+
+        def tell(line: bytes) -> None:
+            if not pipe.closed:
+                pipe.write(line + b"\n")
+                pipe.close()
+
+        try:
+            yield lambda: tell(b"")
+        except OSError as error:
+            tell(msgspec.json.encode(to_problem(error)))
+            raise
+
+
+def _start(options: MountOptions, user: str, log_level: str) -> None:
+    """Starts the mount's process and waits for its word. Raises what it could not do."""
+    log = _log_path(options.mountpoint)
+    reading, writing = os.pipe()
+    with log.open("ab") as output, open(reading, "rb") as lines:
+        try:
+            subprocess.Popen(
+                [python(), "-m", "dfs", *_words(options, user, log_level), "--ready-fd", str(writing)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(writing,),
+                start_new_session=True,
+                env=child_environment(),
+                cwd="/",
+            )
+        finally:
+            os.close(writing)
+        line = lines.readline()
+    if not line:
+        raise OSError(errno.EIO, f"the mount's process died:\n{tail(log)}")
+    if line.strip():
+        raise from_problem(msgspec.json.decode(line, type=Problem))
+
+
+def _words(options: MountOptions, user: str, log_level: str) -> list[str]:
+    flags = {
+        "--read-only": options.read_only,
+        "--allow-other": options.allow_other,
+        "--trusted": options.trusted,
+    }
+    return [
+        "mount",
+        str(options.mountpoint),
+        "--foreground",
+        *("--realm", options.realm_url),
+        *("--user", user),
+        *("--cache-dir", str(options.cache_dir)),
+        *("--cache-size", str(options.cache_size)),
+        *("--lock-wait", str(options.lock_wait)),
+        *("--deadline", str(options.deadline)),
+        *("--log-level", log_level),
+        *(flag for flag, given in flags.items() if given),
+    ]
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 86400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for what is not committed yet.",
+)
+def umount(mountpoint: Path, wait: float) -> None:
+    """Unmount MOUNTPOINT, after everything written there is committed."""
+    place = Path(os.path.abspath(mountpoint))
+    record = find(str(place))
+    if not record.is_alive:
+        if str(place) in mountpoints():
+            _unmount(place, lazily=True)
+        unregister(str(place))
+        click.echo(f"The mount on {place} was dead; it is taken away.")
+        return
+    unsaved = _write_back(record, wait)
+    process = os.pidfd_open(record.pid)
+    try:
+        _unmount(place, lazily=False)
+        if not select.select([process], [], [], wait)[0]:
+            raise OSError(errno.ETIMEDOUT, f"the process {record.pid} of the mount does not end", str(place))
+    finally:
+        os.close(process)
+    if unsaved:
+        raise OSError(
+            errno.EIO,
+            f"{unsaved} files are not committed; the next mount with this cache will do it",
+            str(place),
+        )
+    click.echo(f"{place} is unmounted; everything is committed.")
+
+
+def _write_back(record: MountRecord, wait_seconds: float) -> int:
+    """Has the mount commit what is dirty, with a progress bar; returns how many files are left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    last_moment = time.monotonic() + wait_seconds
+    left = total = ask(record.control, Request("status")).unsaved
+    with Progress(
+        TextColumn("committing"), BarColumn(), MofNCompleteColumn(), console=_stderr(), transient=True
+    ) as bar:
+        task = bar.add_task("", total=total)
+        while left and time.monotonic() < last_moment:
+            left = ask(record.control, Request("write-back"), timeout_seconds=wait_seconds + 60).unsaved
+            bar.update(task, total=max(total, left), completed=max(0, total - left))
+            if left:
+                time.sleep(0.2)
+    return left
+
+
+def _unmount(place: Path, *, lazily: bool) -> None:
+    """umount(2) for root, fusermount3 for others."""
+    tool = ["umount"] if os.getuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u"]
+    if lazily:
+        tool.append("-l" if os.getuid() == 0 else "-z")
+    done = subprocess.run([*tool, str(place)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason was given"
+        number = errno.EBUSY if "busy" in reason else errno.EPERM
+        raise OSError(number, f"cannot unmount: {reason}", str(place))
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)

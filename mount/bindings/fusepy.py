@@ -1,0 +1,401 @@
+"""The portable binding: libfuse's path interface through mfusepy.
+
+libfuse calls with paths, the Vfs wants inodes: a path is walked through what the Vfs believes of names,
+and through the directory itself where it matters (open). The kernel may believe a name for a second,
+but attributes not at all: a file that grew elsewhere would otherwise be cut off at its old size by the
+first reader. Its pages of a file are kept over an open only when they are of the version that is opened;
+libfuse gives every hard link an inode of its own in the kernel, so that is remembered by path.
+"""
+
+import ctypes
+import errno
+import logging
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from mount.bindings.libfuse import mfusepy
+from mount.options import MountOptions
+from mount.owners import Owners
+from mount.vfs import Changes, Vfs
+from wire.messages.common import Caller
+from wire.messages.directory import Attr
+from wire.permissions import READ
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NAME_SECONDS = 1.0
+PAGES_REMEMBERED = 100_000
+THREADS = 64
+"""More than can wait for locks while others work."""
+
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+"""<linux/stat.h>, in tv_nsec."""
+
+AUTO_INVAL_DATA = 1 << 12
+"""FUSE_CAP_AUTO_INVAL_DATA of <fuse_common.h>: it drops our own pages whenever our mtime moves on."""
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _split(path: str) -> list[bytes]:
+    return [_bytes(name) for name in path.split("/") if name]
+
+
+class _Libfuse(mfusepy.FUSE):
+    """mfusepy's bridge, with what it leaves out: rename's flags, truncate's handle, UTIME_OMIT, reading and
+    writing without copies, and EIO for the unforeseen."""
+
+    def _wrapper(self, func: Callable[..., int | None], *args: Any, **kwargs: Any) -> int:
+        try:
+            return func(*args, **kwargs) or 0
+        except OSError as error:
+            log.debug("%s: %s", func.__name__, error)
+            return -(error.errno or errno.EIO)
+        except Exception:
+            log.exception("%s failed unforeseen", func.__name__)
+            return -errno.EIO
+
+    def read(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
+        address = ctypes.cast(buf, ctypes.c_void_p).value or 0
+        buffer = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+        done: int = self.operations.vfs.read_into(fip.contents.fh, offset, buffer)
+        return done
+
+    def write(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
+        address = ctypes.cast(buf, ctypes.c_void_p).value or 0
+        data = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+        done: int = self.operations.vfs.write(fip.contents.fh, offset, data)
+        return done
+
+    def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
+        return self.rename_with(old, new, flags)
+
+    def rename_fuse_2(self, old: bytes, new: bytes) -> int:
+        return self.rename_with(old, new, 0)
+
+    def rename_with(self, old: bytes, new: bytes, flags: int) -> int:
+        self.operations.rename_with_flags(self._path(old), self._path(new), flags)
+        return 0
+
+    def truncate_fuse_3(self, path: bytes | None, length: int, fip: Any) -> int:
+        handle = fip.contents.fh if fip else None
+        self.operations.truncate(self._path(path), length, handle)
+        return 0
+
+    def utimens_fuse_3(self, path: bytes | None, buf: Any, fip: Any) -> int:
+        times = (buf.contents.actime, buf.contents.modtime) if buf else None
+        self.operations.set_times(
+            self._path(path), [(t.tv_sec, t.tv_nsec) for t in times] if times else [(0, UTIME_NOW)] * 2
+        )
+        return 0
+
+    def _path(self, path: bytes | None) -> str:
+        assert path is not None, "libfuse leaves paths out only if it is told to"
+        return path.decode(self.encoding, self.errors)
+
+
+class _Operations(mfusepy.Operations):
+    """libfuse's operations over a Vfs."""
+
+    use_ns = True
+
+    def __init__(self, vfs: Vfs, owners: Owners, trusted: bool, on_ready: Callable[[], None]) -> None:
+        self.vfs = vfs
+        self._owners = owners
+        self._trusted = trusted
+        self._on_ready = on_ready
+        self._pages: OrderedDict[str, int] = OrderedDict()
+
+    # Translation
+
+    def _who(self) -> Caller | None:
+        if not self._trusted:
+            return None
+        uid, gid, pid = mfusepy.fuse_get_context()
+        return Caller(uid, [gid, *_supplementary_groups(pid, gid)])
+
+    def _attr(self, path: str) -> Attr:
+        return self.vfs.walk(_split(path), self._who())
+
+    def _in_parent(self, path: str, do: Callable[[int, bytes, Caller | None], T]) -> T:
+        """``do(parent inode, name, who)``; once more after a fresh walk if what we believed was old."""
+        names, who = _split(path), self._who()
+        if not names:
+            raise OSError(errno.EBUSY, "the root of the mount")
+        parent = self.vfs.walk(names[:-1], who).ino
+        try:
+            return do(parent, names[-1], who)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+                raise
+            fresh = self.vfs.walk(names[:-1], who, fresh=True).ino
+            if fresh == parent:
+                raise
+            return do(fresh, names[-1], who)
+
+    def _stat(self, attr: Attr) -> dict[str, int]:
+        return {
+            "st_ino": attr.ino,
+            "st_mode": attr.mode,
+            "st_nlink": attr.nlink,
+            "st_uid": self._owners.uid(attr.uid),
+            "st_gid": self._owners.gid(attr.gid),
+            "st_rdev": attr.rdev,
+            "st_size": attr.size,
+            "st_blocks": -(-attr.size // 512),
+            "st_blksize": 4096,
+            "st_atime": attr.atime,
+            "st_mtime": attr.mtime,
+            "st_ctime": attr.ctime,
+        }
+
+    def init_with_config(self, conn_info: Any, config_3: Any) -> None:
+        if config_3 is not None:
+            config_3.use_ino = 1
+            config_3.entry_timeout = NAME_SECONDS
+            config_3.attr_timeout = 0.0
+            config_3.negative_timeout = 0.0
+        if conn_info is not None:
+            conn_info.want &= ~AUTO_INVAL_DATA
+        self._on_ready()
+
+    # Names and attributes
+
+    def getattr(self, path: str, fh: Any = None) -> dict[str, int]:
+        return self._stat(self._attr(path) if fh is None else self.vfs.handle_attr(fh.fh))
+
+    def access(self, path: str, amode: int) -> int:
+        self.vfs.access(self._attr(path).ino, amode, self._who())
+        return 0
+
+    def opendir(self, path: str) -> int:
+        self.vfs.access(self._attr(path).ino, READ, self._who())
+        return 0
+
+    def readdir(self, path: str, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
+        ino = self._attr(path).ino
+        for dots in (".", ".."):
+            yield dots, {"st_mode": stat.S_IFDIR, "st_ino": ino}, 0
+        for entry in self.vfs.readdir(ino, self._who()):
+            yield _text(entry.name), {"st_mode": entry.attr.mode, "st_ino": entry.attr.ino}, 0
+
+    def releasedir(self, path: str, fh: int) -> int:
+        return 0
+
+    def mkdir(self, path: str, mode: int) -> int:
+        self._in_parent(path, lambda parent, name, who: self.vfs.mkdir(parent, name, mode, who))
+        return 0
+
+    def mknod(self, path: str, mode: int, dev: int) -> int:
+        self._in_parent(path, lambda parent, name, who: self.vfs.mknod(parent, name, mode, dev, who))
+        return 0
+
+    def symlink(self, target: str, source: str) -> int:
+        """mfusepy's ``target`` is the new path and ``source`` what stands in the link."""
+        self._in_parent(target, lambda parent, name, who: self.vfs.symlink(parent, name, _bytes(source), who))
+        return 0
+
+    def link(self, target: str, source: str) -> int:
+        """mfusepy's ``target`` is the new path and ``source`` the old one."""
+        ino = self._attr(source).ino
+        self._in_parent(target, lambda parent, name, who: self.vfs.link(ino, parent, name, who))
+        return 0
+
+    def readlink(self, path: str) -> str:
+        return _text(self.vfs.readlink(self._attr(path).ino, self._who()))
+
+    def unlink(self, path: str) -> int:
+        self._in_parent(path, self.vfs.unlink)
+        return 0
+
+    def rmdir(self, path: str) -> int:
+        self._in_parent(path, self.vfs.rmdir)
+        return 0
+
+    def rename_with_flags(self, old: str, new: str, flags: int) -> None:
+        """renameat2(2)."""
+
+        def into(parent: int, name: bytes, who: Caller | None) -> None:
+            self._in_parent(
+                new,
+                lambda new_parent, new_name, _: self.vfs.rename(
+                    parent, name, new_parent, new_name, flags, who
+                ),
+            )
+
+        self._in_parent(old, into)
+
+    def rename(self, old: str, new: str) -> int:
+        """There for mfusepy to see that the operation exists; it is called through rename_with_flags."""
+        self.rename_with_flags(old, new, 0)
+        return 0
+
+    def _set(self, path: str, changes: Changes, handle: int | None = None) -> None:
+        self.vfs.setattr(self._attr(path).ino, changes, self._who(), handle)
+
+    def chmod(self, path: str, mode: int) -> int:
+        self._set(path, Changes(mode=mode))
+        return 0
+
+    def chown(self, path: str, uid: int, gid: int) -> int:
+        owner = None if uid == -1 else self._owners.uid(uid)
+        group = None if gid == -1 else self._owners.gid(gid)
+        self._set(path, Changes(uid=owner, gid=group))
+        return 0
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+        self._set(path, Changes(size=length), fh)
+        return 0
+
+    def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
+        """libfuse 2 only: it has no UTIME_OMIT."""
+        self._set(
+            path,
+            Changes(atime=times[0], mtime=times[1]) if times else Changes(atime_now=True, mtime_now=True),
+        )
+        return 0
+
+    def set_times(self, path: str, times: list[tuple[int, int]]) -> None:
+        """utimensat(2): atime and mtime, as (seconds, nanoseconds) with UTIME_NOW and UTIME_OMIT."""
+        explicit = [
+            None if nanoseconds in (UTIME_NOW, UTIME_OMIT) else seconds * 10**9 + nanoseconds
+            for seconds, nanoseconds in times
+        ]
+        now = [nanoseconds == UTIME_NOW for _, nanoseconds in times]
+        self._set(path, Changes(atime=explicit[0], mtime=explicit[1], atime_now=now[0], mtime_now=now[1]))
+
+    def statfs(self, path: str) -> dict[str, int]:
+        space = self.vfs.statfs()
+        block = 4096
+        return {
+            "f_bsize": block,
+            "f_frsize": block,
+            "f_blocks": space.total_bytes // block,
+            "f_bfree": space.free_bytes // block,
+            "f_bavail": space.free_bytes // block,
+            "f_files": 2**32,
+            "f_ffree": 2**32 - space.inodes,
+            "f_favail": 2**32 - space.inodes,
+            "f_namemax": 255,
+        }
+
+    # Extended attributes
+
+    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
+        return self.vfs.getxattr(self._attr(path).ino, _bytes(name), self._who())
+
+    def listxattr(self, path: str) -> list[str]:
+        return [_text(name) for name in self.vfs.listxattr(self._attr(path).ino, self._who())]
+
+    def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
+        self.vfs.setxattr(self._attr(path).ino, _bytes(name), value, options, self._who())
+        return 0
+
+    def removexattr(self, path: str, name: str) -> int:
+        self.vfs.removexattr(self._attr(path).ino, _bytes(name), self._who())
+        return 0
+
+    # Content
+
+    def open(self, path: str, fi: Any) -> int:
+        self._open(path, fi)
+        return 0
+
+    def _open(self, path: str, fi: Any) -> None:
+        handle = self.vfs.open_path(_split(path), fi.flags, self._who())
+        fi.fh = handle.number
+        version = handle.node.copy.version
+        fi.keep_cache = self._pages.get(path) == version
+        self._remember_pages(path, version)
+
+    def create(self, path: str, mode: int, fi: Any) -> int:
+        try:
+            handle, attr = self._in_parent(
+                path, lambda parent, name, who: self.vfs.create(parent, name, mode, fi.flags, who)
+            )
+        except FileExistsError:
+            if fi.flags & os.O_EXCL:
+                raise
+            self._open(path, fi)
+            return 0
+        fi.fh = handle.number
+        self._remember_pages(path, attr.version)
+        return 0
+
+    def _remember_pages(self, path: str, version: int) -> None:
+        """The kernel's pages of this path are of this version from now on."""
+        self._pages[path] = version
+        self._pages.move_to_end(path)
+        while len(self._pages) > PAGES_REMEMBERED:
+            self._pages.popitem(last=False)
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        """There for mfusepy to see that the operation exists; reading goes past it (see _Libfuse)."""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.vfs.read_into(fh, offset, memoryview(buffer))])
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        """There for mfusepy to see that the operation exists; writing goes past it (see _Libfuse)."""
+        return self.vfs.write(fh, offset, data)
+
+    def flush(self, path: str, fh: Any) -> int:
+        version = self.vfs.flush(fh.fh)
+        if version:
+            self._remember_pages(path, version)
+        return 0
+
+    def fsync(self, path: str, datasync: int, fh: Any) -> int:
+        return self.flush(path, fh)
+
+    def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
+        """A change of a name is durable when it is answered."""
+        return 0
+
+    def release(self, path: str, fh: Any) -> int:
+        self.vfs.release(fh.fh)
+        return 0
+
+
+def _supplementary_groups(pid: int, gid: int) -> list[int]:
+    """The caller's other groups, as the kernel knows them (proc(5)); none if he is gone already."""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            groups = next(line for line in status if line.startswith("Groups:"))
+    except (OSError, StopIteration):
+        return []
+    return [int(number) for number in groups.split()[1:] if int(number) != gid]
+
+
+def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
+    """Mounts and answers until it is unmounted. ``on_ready`` is called when the kernel has begun to ask.
+
+    Raises OSError if it cannot be mounted.
+    """
+    options: dict[str, Any] = {
+        "fsname": "dfs",
+        "subtype": "dfs",
+        "allow_other": mount.allow_other,
+        # In a single-user mount the directory's word counts: it knows the realm's groups.
+        "default_permissions": mount.trusted,
+        "ro": mount.read_only,
+    }
+    if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
+        options |= {"max_threads": THREADS, "max_idle_threads": THREADS}
+    if mfusepy.fuse_version_major == 2:
+        options |= {"big_writes": True, "use_ino": True, "attr_timeout": 0, "entry_timeout": NAME_SECONDS}
+    operations = _Operations(vfs, owners, mount.trusted, on_ready)
+    try:
+        _Libfuse(operations, str(mount.mountpoint), raw_fi=True, foreground=True, **options)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"libfuse cannot mount (status {error})", str(mount.mountpoint)) from error

@@ -1,0 +1,280 @@
+"""Writing back: dirty content becomes a version, or a conflict copy, and is never dropped in silence.
+
+The order is always: chunks to the file servers, the commit's id to the client's disk, the commit to
+the directory, only then the lock is given back. A commit whose outcome is unknown is sent again as
+it was; the directory knows its id and answers what it answered the first time.
+
+What could not be written back when the last handle was closed is tried again in the background until
+it succeeds; meanwhile the lock is kept and the dirty copy stays on disk, where the next mount finds it.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import msgspec
+
+from cache.copies import Dirty, LocalCopy
+from mount.conflicts import save_conflict_copy
+from mount.nodes import Node, PendingAttrs, Unsent
+from mount.proxy import Proxy
+from mount.reading import Reader
+from wire.errors import Busy, ChunksMissing, Conflict
+from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
+from wire.messages.directory import Attr, ChunkChange, Commit, OpenWrite
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0)
+COMMIT_ATTEMPTS = 4
+REGAIN_SECONDS = 5.0
+"""How long a lost lock is asked for again before the content becomes a conflict copy."""
+
+
+class Committer:
+    """Write-back of a mount's nodes. ``on_settled`` hears of every commit, ``on_saved_late`` of nodes given
+    to ``retry_later`` that have nothing dirty any more."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        reader: Reader,
+        on_settled: Callable[[Node], None],
+        on_saved_late: Callable[[Node], None],
+    ) -> None:
+        self._proxy = proxy
+        self._reader = reader
+        self._on_settled = on_settled
+        self._on_saved_late = on_saved_late
+        self._unsaved: list[Node] = []
+        self._guard = threading.Condition()
+        self._stopping = False
+        self._retries = threading.Thread(target=self._retry_loop, name="write-back", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread of later attempts."""
+        self._retries.start()
+
+    def close(self) -> None:
+        """Ends the thread; what is unsaved stays dirty on disk."""
+        with self._guard:
+            self._stopping = True
+            self._guard.notify_all()
+        self._retries.join()
+
+    # Early uploads
+
+    def upload_early(self, node: Node, index: int) -> None:
+        """Under guard: begins to upload a chunk that a sequential writer has filled."""
+        self._begin_upload(node, index)
+
+    def _begin_upload(self, node: Node, index: int) -> Future[ChunkChange]:
+        """Under guard: the upload of the chunk as it is now, which may be under way or done already."""
+        count = node.write_count.get(index, 0)
+        known = node.uploaded.get(index)
+        if known is not None and known[0] == count and not (known[1].done() and known[1].exception()):
+            return known[1]
+        future = self._proxy.uploads.submit(self._upload, node.copy, index)
+        node.uploaded[index] = (count, future)
+        return future
+
+    def _upload(self, copy: LocalCopy, index: int) -> ChunkChange:
+        return self._proxy.upload(copy.chunk_bytes(index), index)
+
+    # Commits
+
+    def commit(self, node: Node) -> None:
+        """Makes what is dirty now a version. Raises what stood in the way; it stays dirty then, on disk,
+        except after Conflict: then it has become a conflict copy."""
+        with node.committing:
+            if (node.lock is None or node.lock_lost) and node.copy.dirty:
+                self._regain(node)
+            covered = False
+            while not covered:
+                if node.unsent is None:
+                    node.unsent = self._prepare(node)
+                unsent = node.unsent
+                if unsent is not None:
+                    self._send(node)
+                covered = unsent is None or len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX
+
+    def _prepare(self, node: Node) -> Unsent | None:
+        """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
+        with node.guard:
+            if not node.copy.dirty and not node.pending:
+                return None
+            snapshot = node.copy.snapshot_dirty()
+            uploads = {
+                index: self._begin_upload(node, index) if index * CHUNK_BYTES < snapshot.size else None
+                for index in snapshot.chunks
+            }
+            pending, node.pending = node.pending, PendingAttrs()
+        try:
+            changes = [u.result() if u else ChunkChange(index) for index, u in uploads.items()]
+            return self._write_down(node, snapshot, changes, pending)
+        except BaseException:
+            with node.guard:
+                node.pending = _merged(pending, node.pending)
+            raise
+
+    @staticmethod
+    def _write_down(node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs) -> Unsent:
+        assert node.lock is not None, "what is committed is locked"
+        commit = Commit(
+            ino=node.ino,
+            grant=node.lock.grant,
+            base=snapshot.base,
+            commit_id=os.urandom(16),
+            size=snapshot.size,
+            keep_size=snapshot.keep_size,
+            chunks=[change for change in changes if change.index * CHUNK_BYTES < snapshot.size],
+            mode=pending.mode,
+            atime=pending.atime,
+            mtime=pending.mtime,
+        )
+        chunk_ids = {c.index: (c.id, c.size) if c.id else None for c in changes}
+        node.copy.begin_commit(snapshot, commit.commit_id, chunk_ids)
+        return Unsent(commit, snapshot, chunk_ids)
+
+    def _send(self, node: Node) -> None:
+        """Sends ``node.unsent`` until it is answered. What cannot succeed as it is, is prepared anew."""
+        for _ in range(COMMIT_ATTEMPTS):
+            unsent = node.unsent
+            if unsent is None:
+                return
+            try:
+                attr = self._proxy.directory.mutate([unsent.commit], node.caller)[0].attr
+            except ChunksMissing as error:
+                log.info("inode %d: %d chunks are uploaded again", node.ino, len(error.chunks))
+                self._withdraw(node, unsent)
+                node.unsent = self._prepare(node)
+            except Conflict as error:
+                log.info("inode %d: %s", node.ino, error.detail)
+                self._regain(node)
+            else:
+                assert attr is not None, "a commit is answered with attributes"
+                self._settle(node, unsent, attr.version)
+                self._take_attr(node, attr)
+                return
+        raise Conflict("the directory refused the commit again and again")
+
+    @staticmethod
+    def _withdraw(node: Node, unsent: Unsent) -> None:
+        """The directory did not take this commit and never will."""
+        with node.guard:
+            node.unsent = None
+            node.uploaded.clear()
+            node.copy.abort_commit()
+            commit = unsent.commit
+            node.pending = _merged(PendingAttrs(commit.mode, commit.atime, commit.mtime), node.pending)
+
+    @staticmethod
+    def _settle(node: Node, unsent: Unsent, version: int) -> None:
+        with node.guard:
+            node.unsent = None
+            node.copy.committed(unsent.snapshot, version, unsent.chunk_ids)
+            if not node.copy.dirty:
+                node.written_at = 0
+                node.uploaded.clear()
+                node.write_count.clear()
+
+    def _take_attr(self, node: Node, attr: Attr) -> None:
+        with node.guard:
+            node.attr = attr
+        self._on_settled(node)
+
+    # Lost locks
+
+    def regain(self, node: Node) -> None:
+        """Takes a lost write lock again, see ``commit`` for what it raises."""
+        with node.committing:
+            self._regain(node)
+
+    def _regain(self, node: Node) -> None:
+        """If somebody else has committed meanwhile, what is dirty here becomes a conflict copy, and
+        Conflict is raised; without dirty content the node moves to the newer version."""
+        if node.unsent is not None:
+            found = self._proxy.directory.find_commit(node.ino, node.unsent.commit.commit_id)
+            if found.version:
+                self._settle(node, node.unsent, found.version)
+        lock = attr = None
+        try:
+            lock = self._proxy.write_locks.acquire(node.ino, REGAIN_SECONDS)
+            attr = self._proxy.directory.mutate([OpenWrite(node.ino, lock.grant)], node.caller)[0].attr
+        except Busy as error:
+            log.info("inode %d: %s", node.ino, error.detail)
+        with node.guard:
+            node.lock, node.lock_lost = lock, lock is None
+            if lock is not None and attr is not None and attr.version == node.copy.version:
+                if node.unsent is not None:
+                    commit = msgspec.structs.replace(node.unsent.commit, grant=lock.grant)
+                    node.unsent = Unsent(commit, node.unsent.snapshot, node.unsent.chunk_ids)
+                return
+        if node.copy.dirty:
+            self._give_way(node)
+        elif attr is not None:
+            node.move_to(attr)
+
+    def _give_way(self, node: Node) -> None:
+        """The loser of a conflict: its content is kept beside the winner's, and its handles say so."""
+        name = save_conflict_copy(self._proxy, self._reader, node)
+        error = Conflict(f"somebody else has written meanwhile; this content is in {os.fsdecode(name)!r}")
+        with node.guard:
+            node.unsent = None
+            node.copy.discard()
+            node.pending = PendingAttrs()
+            node.written_at = 0
+            node.failure = error
+        log.warning("inode %d: %s", node.ino, error.detail)
+        raise error
+
+    # Later attempts
+
+    def retry_later(self, node: Node) -> None:
+        """For a node that nobody has open any more and that could not be committed. It must stay pinned."""
+        with self._guard:
+            self._unsaved.append(node)
+            self._guard.notify_all()
+
+    def unsaved(self) -> list[Node]:
+        """What waits for a later attempt."""
+        with self._guard:
+            return list(self._unsaved)
+
+    def _retry_loop(self) -> None:
+        attempt = 0
+        while True:
+            with self._guard:
+                self._guard.wait_for(lambda: self._unsaved or self._stopping)
+                self._guard.wait_for(
+                    lambda: self._stopping, RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+                )
+                if self._stopping:
+                    return
+                nodes = list(self._unsaved)
+            saved = [node for node in nodes if self._try_again(node)]
+            with self._guard:
+                self._unsaved = [node for node in self._unsaved if node not in saved]
+                attempt = 0 if saved or not self._unsaved else attempt + 1
+            for node in saved:
+                self._on_saved_late(node)
+
+    def _try_again(self, node: Node) -> bool:
+        try:
+            self.commit(node)
+        except Conflict:
+            return True
+        except OSError as error:
+            log.info("inode %d is still not written back: %s", node.ino, error)
+            return False
+        return True
+
+
+def _merged(older: PendingAttrs, newer: PendingAttrs) -> PendingAttrs:
+    return PendingAttrs(
+        older.mode if newer.mode is None else newer.mode,
+        older.atime if newer.atime is None else newer.atime,
+        older.mtime if newer.mtime is None else newer.mtime,
+    )

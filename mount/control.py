@@ -1,0 +1,146 @@
+"""The control socket of a mount: how `dfs status`, `dfs where` and `dfs umount` talk to it.
+
+One JSON message a line each way over a Unix socket that only its owner may open. Verbs: ``status``,
+``write-back`` (commits what is dirty, then as status), ``where`` (with ``ino``), ``drop-cache``.
+"""
+
+import errno
+import logging
+import os
+import socket
+import socketserver
+import threading
+from pathlib import Path
+
+import msgspec
+
+from mount.proxy import Proxy
+from mount.vfs import Vfs
+from wire.errors import fail
+from wire.limits import CHUNK_BYTES
+from wire.messages.common import ServerAddress
+
+log = logging.getLogger(__name__)
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked; ``ino`` for ``where``."""
+
+    verb: str
+    ino: int = 0
+
+
+class WhereChunk(msgspec.Struct, frozen=True):
+    """A chunk and the servers that have it, primary first."""
+
+    index: int
+    id: str
+    size: int
+    servers: list[ServerAddress]
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Everything that is known of where a file is. ``local_version`` is that of the local copy (0: none)."""
+
+    ino: int
+    version: int
+    size: int
+    lock_holder: str
+    local_version: int
+    local_dirty: bool
+    chunks: list[WhereChunk]
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is answered. ``unsaved`` is the number of files whose content no commit has covered."""
+
+    ok: bool
+    error: str = ""
+    unsaved: int = 0
+    where: Where | None = None
+
+
+class ControlServer:
+    """Serves ``path`` from a thread until ``close``."""
+
+    def __init__(self, path: Path, proxy: Proxy, vfs: Vfs) -> None:
+        self._path = path
+        self._proxy = proxy
+        self._vfs = vfs
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        answer = self._answer
+
+        class Conversation(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                for line in self.rfile:
+                    self.wfile.write(msgspec.json.encode(answer(line)) + b"\n")
+
+        old = os.umask(0o177)
+        try:
+            self._server = socketserver.ThreadingUnixStreamServer(str(path), Conversation)
+        finally:
+            os.umask(old)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops serving and removes the socket."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def _answer(self, line: bytes) -> Reply:
+        try:
+            return self._carry_out(msgspec.json.decode(line, type=Request))
+        except (OSError, msgspec.DecodeError) as error:
+            return Reply(False, str(error))
+        except Exception as error:
+            log.exception("a control request failed unforeseen")
+            return Reply(False, f"internal error: {error!r}")
+
+    def _carry_out(self, request: Request) -> Reply:
+        match request.verb:
+            case "status":
+                pass
+            case "write-back":
+                self._vfs.write_back_all()
+            case "drop-cache":
+                self._vfs.drop_clean_copies()
+            case "where":
+                return Reply(True, where=self._where(request.ino))
+            case other:
+                raise fail(errno.EINVAL, f"the mount knows no verb {other!r}")
+        return Reply(True, unsaved=len(self._vfs.unsaved()))
+
+    def _where(self, ino: int) -> Where:
+        attr = self._proxy.directory.attrs([ino])[0]
+        if attr is None:
+            raise fail(errno.ENOENT, f"inode {ino} is not in the realm")
+        holder = next(
+            (f"{lock.user}@{lock.client}" for lock in self._proxy.lock.locks().locks if lock.ino == ino), ""
+        )
+        chunks = []
+        for first in range(0, -(-attr.size // CHUNK_BYTES), self._proxy.manifest_chunks):
+            for chunk in self._proxy.manifest(ino, attr.version, first).chunks:
+                servers = self._proxy.addresses(chunk.servers)
+                chunks.append(WhereChunk(chunk.index, chunk.id.hex(), chunk.size, servers))
+        version, dirty = self._vfs.local_version(ino)
+        return Where(ino, attr.version, attr.size, holder, version, dirty, chunks)
+
+
+def ask(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:
+    """One exchange with a mount. Raises OSError if it does not answer or refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_seconds)
+        connection.connect(control)
+        connection.sendall(msgspec.json.encode(request) + b"\n")
+        line = connection.makefile("rb").readline()
+    if not line:
+        raise fail(errno.EPIPE, "the mount went away")
+    reply = msgspec.json.decode(line, type=Reply)
+    if not reply.ok:
+        raise fail(errno.EIO, reply.error)
+    return reply

@@ -1,0 +1,253 @@
+"""The write locks of this mount: taken, renewed, given back.
+
+One thread renews all of them every few seconds; one gives back, in batches; one keeps a small stock
+of inode numbers that nobody else knows and that are locked already, so that creating a file needs no
+round trip to the lock server. None of these threads ever waits for a lock.
+
+``_guard`` protects the tables here and is never held during a call to a service. A lock that is being
+given back is not asked for again before the server has answered: it would answer with the very lock
+that is about to end.
+"""
+
+import errno
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clients.lock import LockClient
+from wire.errors import Busy, Unavailable, fail
+from wire.limits import LOCK_POLL_SECONDS_MAX, LOCK_RENEW_SECONDS
+from wire.messages.lock import Held, LockAnswer
+
+log = logging.getLogger(__name__)
+
+STOCK = 64
+"""Inode numbers reserved and locked at a time."""
+
+BUSY_SERVER_PAUSE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class WriteLock:
+    """A lock that this session holds, as far as it knows."""
+
+    ino: int
+    token: int
+    grant: bytes
+
+
+class WriteLocks:
+    """``reserve(n)`` gets fresh inode numbers from the directory; ``on_lost(ino)`` is told of locks that
+    the lock server does not know as ours any more (from the renewal thread: it must not block)."""
+
+    def __init__(
+        self,
+        client: LockClient,
+        reserve: Callable[[int], list[int]],
+        on_lost: Callable[[int], None],
+        renew_seconds: float = LOCK_RENEW_SECONDS,
+    ) -> None:
+        self._client = client
+        self._reserve = reserve
+        self._on_lost = on_lost
+        self._renew_seconds = renew_seconds
+        self._guard = threading.Condition()
+        self._held: dict[int, WriteLock] = {}
+        self._wanted: frozenset[int] = frozenset()
+        self._stock: deque[WriteLock] = deque()
+        self._asking: Counter[int] = Counter()
+        self._to_release: dict[int, WriteLock] = {}
+        self._releasing: set[int] = set()
+        self._stop = threading.Event()
+        self._refill = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=f"locks-{target.__name__.strip('_')}", daemon=True)
+            for target in (self._renew_loop, self._release_loop, self._refill_loop)
+        ]
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Gives everything back, as far as the lock server can be reached."""
+        self._stop.set()
+        self._refill.set()
+        with self._guard:
+            for lock in (*self._held.values(), *self._stock):
+                self._to_release[lock.ino] = lock
+            self._held.clear()
+            self._stock.clear()
+            self._guard.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def acquire(self, ino: int, wait_seconds: float) -> WriteLock:
+        """The write lock of ``ino``, waiting in the queue for so long. Raises Busy, naming the holder."""
+        last_moment = time.monotonic() + wait_seconds
+        if lock := self._take_back(ino):
+            return lock
+        while True:
+            now = time.monotonic()
+            poll_seconds = min(max(0.0, last_moment - now), LOCK_POLL_SECONDS_MAX)
+            locks, answer = self._ask([ino], poll_seconds)
+            if locks:
+                with self._guard:
+                    self._held[ino] = locks[0]
+                return locks[0]
+            if time.monotonic() >= last_moment:
+                if wait_seconds:
+                    self._leave(ino)
+                raise Busy(f"{answer.holder or 'somebody'} has the write lock", answer.holder)
+            if time.monotonic() - now < poll_seconds / 2:  # the server holds back too many already
+                self._stop.wait(BUSY_SERVER_PAUSE_SECONDS)
+
+    def _ask(self, inos: list[int], wait_seconds: float) -> tuple[list[WriteLock], LockAnswer]:
+        """The locks that were granted, and the first answer."""
+        with self._guard:
+            self._asking.update(inos)
+        try:
+            answers = self._client.acquire(inos, wait_seconds).answers
+        finally:
+            with self._guard:
+                self._asking.subtract(inos)
+                self._asking = +self._asking
+        return [WriteLock(a.ino, a.token, a.grant) for a in answers if a.grant], answers[0]
+
+    def _take_back(self, ino: int) -> WriteLock | None:
+        """The lock if it was to be given back and nobody waits for it; waits while it is on its way."""
+        with self._guard:
+            if ino not in self._wanted and (lock := self._to_release.pop(ino, None)):
+                self._held[ino] = lock
+                return lock
+            self._guard.wait_for(lambda: ino not in self._to_release and ino not in self._releasing)
+            return None
+
+    def _leave(self, ino: int) -> None:
+        try:
+            self._client.release([], [ino])
+        except Unavailable as error:
+            log.info("the place in the queue of inode %d is left to expire: %s", ino, error.detail)
+
+    def release(self, ino: int) -> None:
+        """Gives the lock back, in the background."""
+        with self._guard:
+            lock = self._held.pop(ino, None)
+            if lock is not None:
+                self._to_release[ino] = lock
+                self._guard.notify_all()
+
+    def is_wanted(self, ino: int) -> bool:
+        """Whether another session waits for this lock (as of the last renewal)."""
+        return ino in self._wanted
+
+    def holds(self, lock: WriteLock) -> bool:
+        """Whether this very lock is still ours, as far as is known."""
+        return self._held.get(lock.ino) == lock
+
+    # The stock
+
+    def take_fresh(self) -> WriteLock:
+        """A fresh inode number that is locked for this session."""
+        with self._guard:
+            lock = self._stock.popleft() if self._stock else None
+            if len(self._stock) < STOCK // 2:
+                self._refill.set()
+            if lock is not None:
+                self._held[lock.ino] = lock
+                return lock
+        # Two are enough here: the thread brings the rest meanwhile.
+        for lock in self._fetch_fresh(2):
+            self.give_back_fresh(lock)
+        with self._guard:
+            if not self._stock:
+                raise fail(errno.EAGAIN, "no inode numbers could be locked")
+            lock = self._stock.popleft()
+            self._held[lock.ino] = lock
+            return lock
+
+    def give_back_fresh(self, lock: WriteLock) -> None:
+        """Puts an unused one back."""
+        with self._guard:
+            self._held.pop(lock.ino, None)
+            self._stock.append(lock)
+
+    def _fetch_fresh(self, count: int) -> list[WriteLock]:
+        return self._ask(self._reserve(count), 0.0)[0]
+
+    def _refill_loop(self) -> None:
+        while True:
+            self._refill.wait()
+            self._refill.clear()
+            if self._stop.is_set():
+                return
+            try:
+                fresh = self._fetch_fresh(STOCK)
+            except OSError as error:
+                log.info("no inode numbers could be reserved: %s", error)
+                continue
+            with self._guard:
+                self._stock.extend(fresh)
+
+    # Renewal and release
+
+    def _renew_loop(self) -> None:
+        while not self._stop.wait(self._renew_seconds):
+            with self._guard:
+                known = {**self._held, **{lock.ino: lock for lock in self._stock}}
+                asked = set(self._asking)
+            if not known and not self._to_release:
+                self._wanted = frozenset()
+                continue
+            try:
+                renewed = self._client.renew()
+            except OSError as error:
+                log.info("the locks could not be renewed: %s", error)
+                continue
+            self._wanted = frozenset(renewed.wanted)
+            held = {(lock.ino, lock.token) for lock in renewed.held}
+            self._forget([lock for lock in known.values() if (lock.ino, lock.token) not in held])
+            self._give_back_unheard(renewed.held, asked)
+
+    def _give_back_unheard(self, held: list[Held], asked: set[int]) -> None:
+        """A grant whose answer never came would be renewed for ever."""
+        with self._guard:
+            ours = asked | set(self._asking) | self._releasing
+            ours |= self._held.keys() | self._to_release.keys() | {lock.ino for lock in self._stock}
+            for lock in held:
+                if lock.ino not in ours:
+                    log.info("the lock of inode %d was granted unheard; it is given back", lock.ino)
+                    self._to_release[lock.ino] = WriteLock(lock.ino, lock.token, b"")
+            self._guard.notify_all()
+
+    def _forget(self, lost: list[WriteLock]) -> None:
+        for lock in lost:
+            with self._guard:
+                was_held = self._held.get(lock.ino) == lock
+                if was_held:
+                    del self._held[lock.ino]
+                elif lock in self._stock:
+                    self._stock.remove(lock)
+            if was_held:
+                log.info("the write lock of inode %d was lost", lock.ino)
+                self._on_lost(lock.ino)
+
+    def _release_loop(self) -> None:
+        while True:
+            with self._guard:
+                self._guard.wait_for(lambda: self._to_release or self._stop.is_set())
+                batch = [self._to_release.popitem()[1] for _ in range(min(STOCK, len(self._to_release)))]
+                self._releasing = {lock.ino for lock in batch}
+            if not batch:
+                return
+            try:
+                self._client.release([Held(lock.ino, lock.token) for lock in batch], [])
+            except OSError as error:
+                log.info("%d locks are left to expire: %s", len(batch), error)
+            with self._guard:
+                self._releasing = set()
+                self._guard.notify_all()

@@ -1,0 +1,128 @@
+"""Names and attributes: what the mount believes, for how long, and how it asks.
+
+Believed for ``BELIEF_SECONDS``: attributes and names, for stat and for walking. Never believed when it
+matters: ``fresh`` walks (open, change) ask the directory in one call for the whole path, and listings
+are always asked for.
+"""
+
+import errno
+from collections.abc import Iterator, Sequence
+
+from cache.metadata import MetadataCache
+from clients.directory import DirectoryClient
+from wire.errors import fail
+from wire.messages.common import Caller
+from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Result
+
+BELIEF_SECONDS = 1.0
+
+
+class Names:
+    """What the Vfs knows of names; thread-safe."""
+
+    def __init__(self, directory: DirectoryClient) -> None:
+        self._directory = directory
+        self._cache = MetadataCache()
+
+    def walk(self, names: Sequence[bytes], caller: Caller | None, *, fresh: bool = False) -> list[Attr]:
+        """The attributes of the root and of each name. Raises what the walk met: ENOENT …"""
+        if not fresh:
+            known = self._walk_cached(names)
+            if known is not None:
+                return known
+        resolved = self._directory.resolve(ROOT_INO, list(names), caller)
+        for attr in resolved.attrs:
+            self._cache.put_attr(attr, BELIEF_SECONDS)
+        for parent, name, attr in zip(resolved.attrs, names, resolved.attrs[1:], strict=False):
+            self._cache.put_entry(parent, name, attr.ino, BELIEF_SECONDS)
+        if resolved.errno:
+            raise fail(getattr(errno, resolved.errno, errno.EIO))
+        return resolved.attrs
+
+    def _walk_cached(self, names: Sequence[bytes]) -> list[Attr] | None:
+        attr = self._cache.get_attr(ROOT_INO)
+        if attr is None:
+            return None
+        attrs = [attr]
+        for name in names:
+            ino = self._cache.get_entry(attr.ino, name)
+            if ino is None:
+                return None
+            attr = self._cache.get_attr(ino)
+            if attr is None:
+                return None
+            attrs.append(attr)
+        return attrs
+
+    def child(self, parent: int, name: bytes, caller: Caller | None, *, fresh: bool = False) -> Attr:
+        """The attributes of a name in a directory. Raises ENOENT …"""
+        if not fresh:
+            ino = self._cache.get_entry(parent, name)
+            attr = None if ino is None else self._cache.get_attr(ino)
+            if attr is not None:
+                return attr
+        resolved = self._directory.resolve(parent, [name], caller)
+        for attr in resolved.attrs:
+            self._cache.put_attr(attr, BELIEF_SECONDS)
+        if resolved.errno:
+            raise fail(getattr(errno, resolved.errno, errno.EIO))
+        self._cache.put_entry(resolved.attrs[0], name, resolved.attrs[1].ino, BELIEF_SECONDS)
+        return resolved.attrs[1]
+
+    def attr(self, ino: int, caller: Caller | None, *, fresh: bool = False) -> Attr:
+        """The attributes of an inode. Raises ESTALE if it is gone."""
+        if not fresh and (known := self._cache.get_attr(ino)):
+            return known
+        attr = self._directory.attrs([ino], caller)[0]
+        if attr is None:
+            raise fail(errno.ESTALE, f"inode {ino} is gone")
+        self._cache.put_attr(attr, BELIEF_SECONDS)
+        return attr
+
+    def entries(self, ino: int, caller: Caller | None) -> Iterator[Entry]:
+        """All entries of a directory with their attributes, page by page, without "." and ".."."""
+        after = b""
+        more = True
+        while more:
+            page = self._directory.list_page(ino, after, caller=caller)
+            self._cache.put_attr(page.attr, BELIEF_SECONDS)
+            for entry in page.entries:
+                self._cache.put_attr(entry.attr, BELIEF_SECONDS)
+                self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
+                yield entry
+            more = page.more
+            if page.entries:
+                after = page.entries[-1].name
+
+    def change(self, ops: Sequence[Op], caller: Caller | None) -> list[Result]:
+        """Changes the directory, and believes what it answers at once."""
+        results = self._directory.mutate(list(ops), caller)
+        for result in results:
+            for attr in (result.attr, *result.touched):
+                if attr is not None:
+                    self._cache.put_attr(attr, BELIEF_SECONDS)
+        return results
+
+    def learn(self, attr: Attr) -> None:
+        """Attributes that came another way (a commit's answer)."""
+        self._cache.put_attr(attr, BELIEF_SECONDS)
+
+    def add(self, parent: Attr, name: bytes, ino: int) -> None:
+        """A name that this mount has made; ``parent`` is as it was answered with the change."""
+        self._cache.put_entry(parent, name, ino, BELIEF_SECONDS)
+
+    def remove(self, parent: int, name: bytes) -> None:
+        """A name that this mount has taken away."""
+        self._cache.drop_entry(parent, name)
+
+    def target(self, ino: int, caller: Caller | None) -> bytes:
+        """Where a symlink points: it never changes, so it is asked for once."""
+        target = self._cache.get_target(ino)
+        if target is None:
+            target = self._directory.target(ino, caller)
+            self._cache.put_target(ino, target)
+        return target
+
+    def drop_all(self) -> None:
+        """Believes nothing any more."""
+        self._cache.drop_all()

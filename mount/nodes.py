@@ -1,0 +1,232 @@
+"""Open inodes and handles.
+
+A ``Node`` is an inode that this mount has open: one local copy, at most one write lock, one version,
+whatever the number of handles.
+
+Order of the locks (take them only from left to right; everything may be skipped):
+
+    Node.gate  →  Node.committing  →  NodeTable._guard | Node.guard  →  the local copy's own
+
+``gate`` serialises becoming and ceasing to be a writer, ``committing`` the commits of one inode; both
+are held while a service is asked. ``guard`` protects the fields and makes "nothing is missing, so
+read" one step; it is never held while a service is asked.
+"""
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from cache.copies import CopyStore, Dirty, LocalCopy
+from mount.locks import WriteLock
+from wire.limits import CHUNK_BYTES
+from wire.messages.common import Caller
+from wire.messages.directory import Attr, ChunkChange, Commit
+from wire.permissions import mode_without_privileges
+
+
+@dataclass
+class PendingAttrs:
+    """What was set explicitly while the content is dirty, and goes with the commit."""
+
+    mode: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+
+    def __bool__(self) -> bool:
+        return (self.mode, self.atime, self.mtime) != (None, None, None)
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """A commit that was begun and whose outcome is not known: it is sent again as it is."""
+
+    commit: Commit
+    snapshot: Dirty
+    chunk_ids: dict[int, tuple[bytes, int] | None]
+
+
+class Node:
+    """See the module. ``pins`` is the table's; everything else is under ``guard`` unless said."""
+
+    def __init__(self, copy: LocalCopy, attr: Attr) -> None:
+        self.ino = attr.ino
+        self.copy = copy
+        self.pins = 0
+        self.gate = threading.Condition(threading.RLock())
+        self.committing = threading.Lock()
+        self.guard = threading.RLock()
+        self.attr = attr
+        self.writers = 0  # under gate
+        self.lock: WriteLock | None = None
+        self.lock_lost = False
+        self.caller: Caller | None = None  # who opened for writing: the identity of the commits
+        self.failure: OSError | None = None  # the first failed write-back
+        self.pending = PendingAttrs()
+        self.written_at = 0  # ns; the last write that no commit has covered
+        self.write_count: dict[int, int] = {}  # a chunk's writes, to know whether an upload is of now
+        self.uploaded: dict[int, tuple[int, Future[ChunkChange]]] = {}
+        self.fetching: dict[int, Future[bool]] = {}
+        self.unsent: Unsent | None = None  # under committing
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the content shown here is this mount's own: locked for writing or dirty."""
+        return self.lock is not None or self.copy.dirty
+
+    def shown_attr(self) -> Attr:
+        """The attributes as this mount shows them: of the version shown, with what is dirty."""
+        with self.guard:
+            if not self.copy.dirty and not self.pending:
+                return self.attr
+            mode = self.attr.mode
+            if self.written_at:
+                mode = mode_without_privileges(mode)
+            if self.pending.mode is not None:
+                mode = self.pending.mode
+            written = self.written_at or self.attr.mtime
+            return msgspec.structs.replace(
+                self.attr,
+                size=self.copy.size,
+                mode=mode,
+                atime=self.attr.atime if self.pending.atime is None else self.pending.atime,
+                mtime=written if self.pending.mtime is None else self.pending.mtime,
+                ctime=max(self.attr.ctime, self.written_at),
+            )
+
+    def accept(self, attr: Attr, *, may_move: bool = True) -> None:
+        """Takes newer attributes of the directory. A newer version is moved to unless the content is ours.
+
+        With ``may_move`` false only a version of another size is moved to: the kernel drops its pages by
+        itself when it sees another size, and keeps them otherwise.
+        """
+        with self.guard:
+            if attr.version != self.copy.version:
+                if self.is_ours:
+                    attr = msgspec.structs.replace(attr, size=self.attr.size, version=self.attr.version)
+                elif attr.version < self.copy.version or not (may_move or attr.size != self.copy.size):
+                    return
+                else:
+                    self.copy.adopt(attr.version, attr.size)
+            if attr.change >= self.attr.change:
+                self.attr = attr
+
+    def move_to(self, attr: Attr) -> None:
+        """To another version, though the lock is ours: nothing here is dirty."""
+        with self.guard:
+            if attr.version != self.copy.version:
+                self.copy.adopt(attr.version, attr.size)
+            self.attr = attr
+
+    def note_write(self, offset: int, size: int) -> None:
+        """Under guard, after content changed: what was uploaded of these chunks is of the past."""
+        self.written_at = time.time_ns()
+        self.pending.mtime = None
+        for index in range(offset // CHUNK_BYTES, -(-(offset + max(size, 1)) // CHUNK_BYTES)):
+            self.write_count[index] = self.write_count.get(index, 0) + 1
+            self.uploaded.pop(index, None)
+
+
+@dataclass
+class Handle:
+    """An open file. ``next_read`` and ``ahead`` follow sequential reading, ``next_write`` writing."""
+
+    number: int
+    node: Node
+    flags: int
+    is_writer: bool
+    """Counted in ``Node.writers``: opened for writing, or with O_TRUNC."""
+    next_read: int = 0
+    ahead: int = 1
+    next_write: int = 0
+
+    @property
+    def readable(self) -> bool:
+        """Opened for reading."""
+        return self.flags & os.O_ACCMODE != os.O_WRONLY
+
+    @property
+    def writable(self) -> bool:
+        """Opened for writing."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+    @property
+    def appends(self) -> bool:
+        """Every write goes to the end."""
+        return bool(self.flags & os.O_APPEND)
+
+
+class NodeTable:
+    """All nodes and handles of a mount."""
+
+    def __init__(self, copies: CopyStore) -> None:
+        self._copies = copies
+        self._guard = threading.Lock()
+        self._nodes: dict[int, Node] = {}
+        self._handles: dict[int, Handle] = {}
+        self._next_handle = 1
+
+    def peek(self, ino: int) -> Node | None:
+        """The node, if the inode is open."""
+        return self._nodes.get(ino)
+
+    def pin(self, attr: Attr) -> Node:
+        """The node of an inode, made if need be; it stays until as many ``unpin``."""
+        with self._guard:
+            node = self._nodes.get(attr.ino)
+            if node is None:
+                node = self._nodes[attr.ino] = Node(self._copies.open(attr.ino), attr)
+            node.pins += 1
+            return node
+
+    def unpin(self, node: Node) -> bool:
+        """One user less; True if that was the last."""
+        with self._guard:
+            node.pins -= 1
+            if node.pins:
+                return False
+            del self._nodes[node.ino]
+            node.copy.close()
+            return True
+
+    @contextmanager
+    def pinned(self, attr: Attr) -> Iterator[Node]:
+        """A node for the length of a block."""
+        node = self.pin(attr)
+        try:
+            yield node
+        finally:
+            self.unpin(node)
+
+    def add_handle(self, node: Node, flags: int, *, is_writer: bool) -> Handle:
+        """A handle for a node that the caller has pinned."""
+        with self._guard:
+            handle = Handle(self._next_handle, node, flags, is_writer)
+            self._next_handle += 1
+            self._handles[handle.number] = handle
+            return handle
+
+    def handle(self, number: int) -> Handle:
+        """Raises KeyError for a number that is not open."""
+        return self._handles[number]
+
+    def remove_handle(self, number: int) -> Handle:
+        """Takes the handle out of the table; its node stays pinned."""
+        with self._guard:
+            return self._handles.pop(number)
+
+    def nodes(self) -> list[Node]:
+        """All open inodes, as of now."""
+        with self._guard:
+            return list(self._nodes.values())
+
+
+def is_regular(attr: Attr) -> bool:
+    """Whether the inode has content."""
+    return stat.S_ISREG(attr.mode)

@@ -1,0 +1,134 @@
+"""The client proxy: all services of a realm as one object, for one session.
+
+It hides which server does what: where chunks go and come from, which replica answers, how tickets are
+renewed. It keeps no file's state; that is the Vfs's. Usable without a mount (see examples/).
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from clients.directory import DirectoryClient
+from clients.files import ChunkClient
+from clients.lock import LockClient
+from clients.session import Channel, HttpWire, Keyring, Wire
+from mount.locks import WriteLocks
+from wire.chunking import new_chunk_id
+from wire.limits import MANIFEST_CHUNKS_MAX
+from wire.messages.auth import Realm
+from wire.messages.common import Caller, ServerAddress
+from wire.messages.directory import ChunkAt, ChunkChange, Manifest, Reserve
+from wire.tickets import Role
+
+log = logging.getLogger(__name__)
+
+TRANSFERS = 8
+"""Chunks under way at the same time, in each direction."""
+
+
+class Proxy:
+    """``start`` before use, ``close`` afterwards. ``deadline_seconds`` counts the silence of a service."""
+
+    def __init__(
+        self,
+        realm: Realm,
+        keyring: Keyring,
+        wire: Wire | None = None,
+        deadline_seconds: float = 30.0,
+        on_lock_lost: Callable[[int], None] = lambda _ino: None,
+    ) -> None:
+        self.realm = realm
+        self.keyring = keyring
+        self.deadline_seconds = deadline_seconds
+        wire = wire or HttpWire()
+        self.directory = DirectoryClient(
+            Channel(wire, realm.directory_url, Role.DIRECTORY, keyring, deadline_seconds)
+        )
+        self.lock = LockClient(Channel(wire, realm.lock_url, Role.LOCK, keyring, deadline_seconds))
+        self.chunks = ChunkClient(wire, keyring, deadline_seconds)
+        self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
+        self.on_lock_lost = on_lock_lost
+        self.uploads = ThreadPoolExecutor(TRANSFERS, "upload")
+        self.downloads = ThreadPoolExecutor(TRANSFERS, "download")
+        self._placement = _Placement(self.directory)
+        self._servers: dict[int, ServerAddress] = {}
+        self._stop = threading.Event()
+        self._renewal = threading.Thread(target=self._renew_tickets, name="ticket-renewal", daemon=True)
+
+    def start(self) -> None:
+        """Starts the renewal of tickets and locks."""
+        self._renewal.start()
+        self.write_locks.start()
+
+    def close(self) -> None:
+        """Finishes transfers and gives all locks back."""
+        self.uploads.shutdown()
+        self.downloads.shutdown()
+        self.write_locks.close()
+        self._stop.set()
+        self._renewal.join()
+
+    # Content
+
+    def upload(self, data: bytes, index: int) -> ChunkChange:
+        """Stores ``data`` under a new id on as many replicas as are alive; what a commit says of it."""
+        chunk_id = new_chunk_id(data)
+        stored = self.chunks.put(self._placement.next_set(), chunk_id, data)
+        return ChunkChange(index, chunk_id, len(data), stored.receipt)
+
+    manifest_chunks = MANIFEST_CHUNKS_MAX
+
+    def manifest(self, ino: int, version: int, first: int, caller: Caller | None = None) -> Manifest:
+        """``manifest_chunks`` places of a version's manifest, from chunk ``first`` on."""
+        manifest = self.directory.manifest(ino, version, first, caller=caller)
+        for server in manifest.servers:
+            self._servers[server.id] = server
+        return manifest
+
+    def download(self, chunk: ChunkAt) -> bytes:
+        """The verified bytes of a chunk, from whichever replica answers."""
+        return self.chunks.get(self.addresses(chunk.servers), chunk.id)
+
+    def addresses(self, server_ids: Sequence[int]) -> list[ServerAddress]:
+        """Where these servers are; asked for again if one was never heard of."""
+        if any(number not in self._servers for number in server_ids):
+            for state in self.directory.servers().servers:
+                self._servers[state.id] = ServerAddress(state.id, state.url)
+        return [self._servers[number] for number in server_ids if number in self._servers]
+
+    # Background
+
+    def _reserve(self, count: int) -> list[int]:
+        return self.directory.mutate([Reserve(count)])[0].inos
+
+    def _renew_tickets(self) -> None:
+        pause = max(1.0, self.keyring.seconds_until_renewal())
+        while not self._stop.wait(pause):
+            try:
+                self.keyring.renew()
+                pause = max(1.0, self.keyring.seconds_until_renewal())
+            except OSError as error:
+                log.info("the tickets could not be renewed: %s", error)
+                pause = min(60.0, pause)
+
+
+class _Placement:
+    """Replica sets for new chunks, taken in turn and asked for again when they are old."""
+
+    def __init__(self, directory: DirectoryClient) -> None:
+        self._directory = directory
+        self._guard = threading.Lock()
+        self._sets: list[list[ServerAddress]] = []
+        self._turn = 0
+        self._valid_until = 0.0
+
+    def next_set(self) -> list[ServerAddress]:
+        with self._guard:
+            if time.monotonic() >= self._valid_until:
+                placement = self._directory.placement()
+                self._sets = placement.sets
+                self._valid_until = time.monotonic() + placement.valid_seconds
+            self._turn += 1
+            return self._sets[self._turn % len(self._sets)]

@@ -1,0 +1,103 @@
+"""Reading: what the local copy lacks is fetched, each chunk once, and sequential readers are run ahead of."""
+
+import logging
+from concurrent.futures import Future
+
+from cache.copies import NeedsManifest
+from mount.nodes import Handle, Node
+from mount.proxy import Proxy
+from wire.limits import CHUNK_BYTES
+from wire.messages.directory import ChunkAt
+
+log = logging.getLogger(__name__)
+
+AHEAD_MAX = 8
+"""Chunks fetched ahead of a sequential reader, once it has shown that it goes on."""
+
+
+class Reader:
+    """Reads through local copies."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:
+        """Fills ``buffer`` from ``offset`` on; fewer bytes at the end of the file. Returns how many."""
+        node = handle.node
+        while True:
+            with node.guard:
+                if self._is_here(node, offset, len(buffer)):
+                    count = node.copy.read_into(offset, buffer)
+                    break
+            self.ensure(node, offset, len(buffer))
+        self._run_ahead(handle, offset, count)
+        return count
+
+    def ensure(self, node: Node, offset: int, size: int) -> None:
+        """Fetches what is missing in the range. Raises what the last replica said."""
+        while True:
+            with node.guard:
+                version = node.copy.version
+                try:
+                    missing = node.copy.missing(offset, size)
+                except NeedsManifest as need:
+                    missing, unlearned = None, need.index
+                futures = [self._fetch(node, index) for index in missing or ()]
+            if missing is None:
+                self._learn(node, version, unlearned)
+            elif not missing:
+                return
+            for future in futures:
+                future.result()
+
+    @staticmethod
+    def _is_here(node: Node, offset: int, size: int) -> bool:
+        try:
+            return not node.copy.missing(offset, size)
+        except NeedsManifest:
+            return False
+
+    def _learn(self, node: Node, version: int, index: int) -> None:
+        manifest = self._proxy.manifest(node.ino, version, index, node.caller)
+        with node.guard:
+            if node.copy.version == manifest.version:
+                node.copy.learn(index, self._proxy.manifest_chunks, {c.index: c for c in manifest.chunks})
+
+    def _fetch(self, node: Node, index: int) -> Future[bool]:
+        """Under guard: the one download of this chunk that is under way."""
+        future = node.fetching.get(index)
+        if future is None:
+            chunk = node.copy.chunk_at(index)
+            assert chunk is not None, "a chunk that is missing has a place in the manifest"
+            future = self._proxy.downloads.submit(self._download, node, chunk)
+            node.fetching[index] = future
+        return future
+
+    def _download(self, node: Node, chunk: ChunkAt) -> bool:
+        try:
+            data = self._proxy.download(chunk)
+            with node.guard:
+                return node.copy.fill(chunk.index, chunk.id, data)
+        finally:
+            with node.guard:
+                node.fetching.pop(chunk.index, None)
+
+    def _run_ahead(self, handle: Handle, offset: int, count: int) -> None:
+        if not count:
+            return
+        sequential, end = offset == handle.next_read, offset + count
+        handle.next_read = end
+        if not sequential or offset == 0:
+            handle.ahead = 1
+            return
+        index = (end - 1) // CHUNK_BYTES
+        if index != (offset - 1) // CHUNK_BYTES:
+            handle.ahead = min(2 * handle.ahead, AHEAD_MAX)
+        node = handle.node
+        with node.guard:
+            try:
+                missing = node.copy.missing((index + 1) * CHUNK_BYTES, handle.ahead * CHUNK_BYTES)
+            except NeedsManifest:
+                return
+            for ahead in missing:
+                self._fetch(node, ahead)

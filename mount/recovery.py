@@ -1,0 +1,80 @@
+"""After a mount that was killed: what its cache folder holds that was never committed.
+
+For each dirty copy the directory is asked first whether the commit that was under way has arrived.
+What a close or fsync had begun is committed now, if its base is still the current version. All else
+(content of programs that never got that far, or that lost to another writer) becomes a conflict copy.
+"""
+
+import logging
+import os
+
+from cache.copies import CopyStore, LocalCopy
+from mount.committing import Committer
+from mount.conflicts import save_conflict_copy
+from mount.nodes import Node
+from mount.proxy import Proxy
+from mount.reading import Reader
+from wire.errors import Busy, Conflict
+from wire.messages.directory import Attr, OpenWrite
+
+log = logging.getLogger(__name__)
+
+
+def recover(proxy: Proxy, copies: CopyStore) -> int:
+    """Goes through all dirty copies; returns how many are still dirty because a service did not answer."""
+    left = 0
+    for ino in copies.dirty_inos():
+        copy = copies.open(ino)
+        try:
+            log.warning("inode %d: %s", ino, _recover(proxy, copy))
+        except OSError as error:
+            left += 1
+            log.warning("inode %d is left dirty for the next mount: %s", ino, error)
+        finally:
+            copy.close()
+    return left
+
+
+def _recover(proxy: Proxy, copy: LocalCopy) -> str:
+    """What became of it, for the log."""
+    attr = proxy.directory.attrs([copy.ino])[0]
+    node = Node(copy, attr or _nameless(copy))
+    pending = copy.pending()
+    if pending is not None:
+        found = proxy.directory.find_commit(copy.ino, pending.commit_id)
+        if found.version:
+            copy.committed(pending.snapshot, found.version, pending.chunk_ids)
+            if not copy.dirty:
+                return "its last commit had arrived"
+        elif attr is not None and not pending.later_changes and _commit(proxy, node):
+            return "its last commit was sent again"
+    name = save_conflict_copy(proxy, Reader(proxy), node)
+    copy.discard()
+    return f"content that was never committed is kept as {os.fsdecode(name)!r}"
+
+
+def _commit(proxy: Proxy, node: Node) -> bool:
+    """Commits under a lock of our own, if nobody has written meanwhile."""
+    reader = Reader(proxy)
+    committer = Committer(proxy, reader, on_settled=lambda _: None, on_saved_late=lambda _: None)
+    try:
+        lock = proxy.write_locks.acquire(node.ino, 0.0)
+    except Busy:
+        return False
+    try:
+        attr = proxy.directory.mutate([OpenWrite(node.ino, lock.grant)])[0].attr
+        if attr is None or attr.version != node.copy.version:
+            return False
+        node.copy.abort_commit()
+        node.lock = lock
+        committer.commit(node)
+    except Conflict:
+        return False
+    finally:
+        proxy.write_locks.release(node.ino)
+    return True
+
+
+def _nameless(copy: LocalCopy) -> Attr:
+    """For an inode that is gone: a conflict copy needs a mode."""
+    return Attr(copy.ino, 0o100600, 0, 0, 0, 0, copy.size, 0, 0, 0, copy.version, 0, False)
