@@ -93,13 +93,13 @@ class Database:
         try:
             with self._engine.connect() as connection, connection.begin():
                 for change, future in group:
-                    connection.exec_driver_sql("SAVEPOINT change")
+                    savepoint(connection, "SAVEPOINT change")
                     try:
                         outcomes.append((future, change(connection), None))
-                        connection.exec_driver_sql("RELEASE SAVEPOINT change")
+                        savepoint(connection, "RELEASE SAVEPOINT change")
                     except Exception as error:
-                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT change")
-                        connection.exec_driver_sql("RELEASE SAVEPOINT change")
+                        savepoint(connection, "ROLLBACK TO SAVEPOINT change")
+                        savepoint(connection, "RELEASE SAVEPOINT change")
                         known = _translate(error) if isinstance(error, DBAPIError) else error
                         outcomes.append((future, None, known))
         except Exception as error:
@@ -111,6 +111,15 @@ class Database:
                 future.set_result(result)
             else:
                 future.set_exception(failure)
+
+
+def savepoint(connection: Connection, command: str) -> None:
+    """SAVEPOINT, ROLLBACK TO or RELEASE, past SQLAlchemy: it would take ten times as long."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(command)
+    finally:
+        cursor.close()
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -18,11 +18,13 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    bindparam,
     delete,
     insert,
     select,
 )
 
+from servers.database import savepoint
 from wire import codec
 from wire.errors import Problem, Replayed, Unavailable, from_problem, to_problem
 from wire.limits import TICKET_SECONDS
@@ -44,6 +46,15 @@ class Replies:
             Column("at", Float, nullable=False, index=True),
             sqlite_with_rowid=False,
         )
+        # Built once: on every mutation's way their making would cost more than their running.
+        columns = self._table.c
+        of_session = columns.session == bindparam("of_session")
+        self._counters = select(columns.counter, columns.acked).where(of_session)
+        self._reply = select(columns.body, columns.problem).where(
+            of_session, columns.counter == bindparam("of_counter")
+        )
+        self._forget = delete(self._table).where(of_session, columns.counter < bindparam("below"))
+        self._remember = insert(self._table)
 
     def once(
         self,
@@ -57,31 +68,30 @@ class Replies:
 
         What ``run`` changed before it raised is rolled back; the OSError is remembered too, and returned
         (raised here, it would undo the transaction that remembers it). Unavailable is not remembered: it
-        asks for a retry. Raises Replayed for an acknowledged counter.
+        asks for a retry. What is no OSError goes through, with the changes left to the caller. Raises
+        Replayed for an acknowledged counter.
         """
-        table = self._table
-        rows = connection.execute(
-            select(table.c.counter, table.c.acked).where(table.c.session == session)
-        ).all()
+        rows = connection.execute(self._counters, {"of_session": session}).all()
         if any(row.counter == counter for row in rows):
             return self._remembered(connection, session, counter)
         mark = max((row.acked for row in rows), default=0)
         if counter < mark:
             raise Replayed("this request was answered and acknowledged before")
         outcome: bytes | OSError
-        connection.exec_driver_sql("SAVEPOINT once")
+        savepoint(connection, "SAVEPOINT once")
         try:
             outcome = codec.encode(run())
-        except Exception as error:
-            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT once")
-            if not isinstance(error, OSError) or isinstance(error, Unavailable):
+        except OSError as error:
+            savepoint(connection, "ROLLBACK TO SAVEPOINT once")
+            if isinstance(error, Unavailable):
                 raise
             outcome = error
-        connection.exec_driver_sql("RELEASE SAVEPOINT once")
+        finally:
+            savepoint(connection, "RELEASE SAVEPOINT once")
         if any(row.counter < acked for row in rows):
-            connection.execute(delete(table).where(table.c.session == session, table.c.counter < acked))
+            connection.execute(self._forget, {"of_session": session, "below": acked})
         connection.execute(
-            insert(table),
+            self._remember,
             {
                 "session": session,
                 "counter": counter,
@@ -94,12 +104,7 @@ class Replies:
         return outcome
 
     def _remembered(self, connection: Connection, session: int, counter: int) -> bytes | OSError:
-        table = self._table
-        row = connection.execute(
-            select(table.c.body, table.c.problem).where(
-                table.c.session == session, table.c.counter == counter
-            )
-        ).one()
+        row = connection.execute(self._reply, {"of_session": session, "of_counter": counter}).one()
         if row.problem is not None:
             return from_problem(codec.decode(row.problem, Problem))
         return bytes(row.body)

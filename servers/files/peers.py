@@ -1,0 +1,46 @@
+"""How a file server speaks to the others of its realm: with tickets that it makes for itself.
+
+It has the ticket keys of the file servers and of the services (servers.keys), so nobody else need be
+asked; the tickets live as long as a client's and are replaced at two thirds of it.
+"""
+
+import secrets
+from collections.abc import Callable
+
+from clients.session import Keyring
+from servers.keys import ServiceKeys
+from wire.limits import TICKET_SECONDS
+from wire.messages.auth import Credential, Session
+from wire.sealing import new_key
+from wire.tickets import Role, Ticket, seal_ticket
+
+USER = "file-server"
+"""Not a user: no ticket that it makes opens a session at the directory's or lock server's user side."""
+
+_NOBODY = 65534
+
+
+def own_keyring(keys: ServiceKeys, name: str, clock: Callable[[], float]) -> "OwnKeyring":
+    """The keyring of the file server ``name``."""
+    number = secrets.randbits(62) | 1  # names its requests in everybody's logs
+    return OwnKeyring(_mint(keys, name, number, clock()), lambda _: _mint(keys, name, number, clock()))
+
+
+class OwnKeyring(Keyring):
+    """Renews itself before others see an expired ticket."""
+
+    def credential(self, role: Role) -> Credential:
+        """As Keyring's."""
+        if self.seconds_until_renewal() < 0:
+            self.renew()
+        return super().credential(role)
+
+
+def _mint(keys: ServiceKeys, name: str, number: int, now: float) -> Session:
+    expires = now + TICKET_SECONDS
+    credentials = []
+    for role in (Role.FILES, Role.JOIN):
+        key = new_key()
+        ticket = Ticket(role, number, USER, _NOBODY, [_NOBODY], False, False, name, key, expires)
+        credentials.append(Credential(role, key, seal_ticket(keys.tickets[role], ticket)))
+    return Session(number, USER, _NOBODY, [_NOBODY], False, False, expires, TICKET_SECONDS, credentials)
