@@ -105,6 +105,14 @@ extents = Table(
     sqlite_with_rowid=False,
 )
 Index("extents_replaced", extents.c.until, sqlite_where=text("until IS NOT NULL"))
+Index(
+    "extents_live",  # an index of a file has one chunk at most
+    extents.c.ino,
+    extents.c.index,
+    unique=True,
+    sqlite_where=text("until IS NULL"),
+    postgresql_where=text("until IS NULL"),
+)
 
 chunks = Table(
     "chunks",
@@ -141,6 +149,7 @@ servers = Table(
     Column("total_bytes", BigInteger, nullable=False),
     Column("free_bytes", BigInteger, nullable=False),
     Column("inventory", BigInteger, nullable=False),  # the number of its last inventory
+    Column("written_off", Integer, nullable=False, default=0),  # 1: must register again
 )
 """Heartbeats are kept in memory: after a restart every server is suspect until it is heard."""
 

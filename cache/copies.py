@@ -1,0 +1,212 @@
+"""The local copies of a mount: one folder that outlives the process and keeps within a limit.
+
+In the folder: ``lock`` (held while a mount uses it), ``index/`` (see cache.index) and
+``copies/xx/<inode>``, one sparse file a copy. A file's modification time is when its copy was last
+closed, so that the order of eviction survives the process too.
+
+Order of the locks: the store's own → a copy's → the index's; the counter's stands last. A copy
+calls back without its lock held.
+"""
+
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from cache.changes import Dirty, Pending
+from cache.chunks import NeedsManifest
+from cache.index import Index
+from cache.local import LocalCopy
+from wire.errors import fail
+
+__all__ = ["CopyStore", "Dirty", "LocalCopy", "NeedsManifest", "Pending"]
+
+log = logging.getLogger(__name__)
+
+EVICT_DOWN_TO = 0.9
+"""The share of the limit to which eviction frees, so that it does not run at every fill."""
+
+_EVICTED_AT_ONCE = 64
+
+
+class CopyStore:
+    """The copies in ``folder``, at most ``limit_bytes`` of them if they are clean and nobody has them open.
+
+    ``clock`` gives seconds since the epoch. Raises EBUSY if another mount uses the folder.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int, clock: Callable[[], float] = time.time) -> None:
+        self._copies = folder / "copies"
+        self._limit = limit_bytes
+        self._clock = clock
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = _lock(folder)
+        try:
+            self._copies.mkdir(mode=0o700, exist_ok=True)
+            self._index = Index(folder / "index")
+            self._kept, self._dirty = self._walk()
+            self._used = sum(self._kept.values()) + sum(self._dirty.values())
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._lock = threading.Lock()
+        self._counter = threading.Lock()
+        self._open: dict[int, LocalCopy] = {}
+        self._doomed: dict[int, bool] = {}
+        self._closed = False
+
+    def open(self, ino: int) -> LocalCopy:
+        """The copy of an inode, the same object for all who have it open; an empty one if there is none."""
+        with self._lock:
+            copy = self._open.get(ino)
+            if copy is None:
+                copy = LocalCopy(
+                    ino, self._path(ino), self._index, on_close=self._release, on_growth=self._account
+                )
+                self._open[ino] = copy
+                self._add(copy.allocated - self._kept.pop(ino, 0) - self._dirty.pop(ino, 0))
+            copy.openers += 1
+            return copy
+
+    def dirty_inos(self) -> list[int]:
+        """The inodes with changes that are not committed, those of earlier processes included."""
+        with self._lock:
+            return sorted(self._dirty.keys() | {ino for ino, copy in self._open.items() if copy.must_stay})
+
+    def drop(self, ino: int, force: bool = False) -> None:
+        """Forgets a copy; one that is open is forgotten at its last close, unless it is dirty then. Raises
+        ValueError for a dirty one. With ``force`` dirty content is forgotten like any other."""
+        with self._lock:
+            copy = self._open.get(ino)
+            if not force and (ino in self._dirty or (copy is not None and copy.must_stay)):
+                raise ValueError(f"the copy of inode {ino} is dirty")
+            if copy is not None:
+                self._doomed[ino] = force
+            elif ino in self._kept or ino in self._dirty:
+                self._forget([ino])
+
+    def used_bytes(self) -> int:
+        """What all copies take on the disk."""
+        return self._used
+
+    def evict_all(self) -> None:
+        """Forgets all clean copies that nobody has open."""
+        with self._lock:
+            self._forget(list(self._kept))
+
+    def evict(self) -> None:
+        """Frees room if the limit is passed: the copies that were closed longest ago go first."""
+        while self._used > self._limit and self._evict_some():
+            pass
+
+    def close(self) -> None:
+        """Stores what is known of all copies, open ones included, and lets go of the folder."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            settled = [self._settle(copy) for copy in self._open.values()]
+            self._open.clear()
+            # What the index says of the files is believed after a loss of power too.
+            _sync(self._lock_fd)
+            self._index.close(all_true=all(settled))
+            os.close(self._lock_fd)
+
+    def _path(self, ino: int) -> str:
+        # Not a Path: making one costs more than opening the file.
+        return f"{self._copies}/{ino & 0xFF:02x}/{ino}"
+
+    def _walk(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Allocated bytes of the clean copies, least recently used first, and of the dirty ones."""
+        found: list[tuple[float, int, int]] = []
+        for folder in self._copies.iterdir():
+            with os.scandir(folder) as files:
+                for file in filter(lambda file: file.name.isdigit(), files):
+                    status = file.stat(follow_symlinks=False)
+                    found.append((status.st_mtime, int(file.name), status.st_blocks * 512))
+        found.sort()
+        allocated = {ino: size for _, ino, size in found}
+        dirty = {}
+        for ino in self._index.dirty_inos():
+            if ino in allocated:
+                dirty[ino] = allocated.pop(ino)
+            else:
+                log.error("inode %d was changed here and not committed, and its content is gone", ino)
+                self._index.forget([ino])
+        return allocated, dirty
+
+    def _release(self, copy: LocalCopy) -> None:
+        with self._lock:
+            copy.openers -= 1
+            if copy.openers or self._closed:
+                return
+            del self._open[copy.ino]
+            before, is_dirty = copy.allocated, copy.must_stay
+            self._settle(copy)
+            self._add(copy.allocated - before)
+            (self._dirty if is_dirty else self._kept)[copy.ino] = copy.allocated
+            forced = self._doomed.pop(copy.ino, None)
+            if forced or (not is_dirty and (forced is not None or copy.is_empty)):
+                self._forget([copy.ino])
+        self.evict()
+
+    def _settle(self, copy: LocalCopy) -> bool:
+        """Whether all that is known of the copy could be stored."""
+        try:
+            copy.settle(self._clock())
+        except OSError as error:
+            log.warning("inode %d will be fetched again: %s", copy.ino, error)
+            return False
+        return True
+
+    def _account(self, growth: int) -> None:
+        self._add(growth)
+        if growth > 0:
+            self.evict()
+
+    def _add(self, growth: int) -> None:
+        with self._counter:
+            self._used += growth
+
+    def _evict_some(self) -> bool:
+        """Whether there was anything to evict."""
+        with self._lock:
+            excess = self._used - int(self._limit * EVICT_DOWN_TO)
+            victims: list[int] = []
+            for ino, allocated in self._kept.items():
+                if excess <= 0 or len(victims) == _EVICTED_AT_ONCE:
+                    break
+                victims.append(ino)
+                excess -= allocated
+            if victims:
+                self._forget(victims)
+            return bool(victims)
+
+    def _forget(self, inos: list[int]) -> None:
+        """Records first: a file that no record names is an empty copy."""
+        self._index.forget(inos)
+        for ino in inos:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(ino))
+            self._add(-self._kept.pop(ino, 0) - self._dirty.pop(ino, 0))
+
+
+def _lock(folder: Path) -> int:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise fail(errno.EBUSY, f"the cache folder {folder} is in use by another mount") from None
+    return descriptor
+
+
+def _sync(descriptor: int) -> None:
+    if ctypes.CDLL(None).syncfs(descriptor) != 0:
+        os.sync()

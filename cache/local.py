@@ -1,0 +1,530 @@
+"""A local copy: one file's content on this machine, as far as it has been fetched or written here.
+
+The file, the records in the index and what is in memory must fit together whenever the process is
+killed. The rules, of which each method says how it keeps them:
+
+1. Before the first change of a chunk, the dirty record names it. What a dirty record names is not
+   believed of the clean record.
+2. Before the file loses a chunk that the clean record names, that record is removed. What the file has
+   gained may be missing in the record: it is fetched again.
+3. The file has zeros wherever no chunk is ready. After a kill it may have more there, so a copy that is
+   loaded is punched wherever no record names a chunk.
+4. The file's length is the copy's size. Where a kill can come between the two, the record says which
+   one is right (``exact``).
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+
+from cache.changes import Changes, Dirty, Pending
+from cache.chunks import ChunkMap
+from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
+from cache.indices import END, IndexSet
+from cache.sparse import SparseFile
+from wire.chunking import chunk_count, pieces
+from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
+from wire.messages.directory import ChunkAt
+
+RECORD_CHUNKS_MAX = 1024
+"""A copy that holds more chunks than this stores its clean record at the last close only."""
+
+
+class LocalCopy:
+    """One inode's copy; made by ``CopyStore.open``. Thread-safe.
+
+    ``version`` is the version of the base (0: there is none), ``size`` what this copy shows, changes
+    included. Offsets and sizes are in bytes, chunks are named by their index. Methods that change the
+    file or its records raise OSError (ENOSPC, EFBIG, EIO) and then have changed nothing, except
+    that a part of the data of a ``write`` may be in place.
+    """
+
+    def __init__(
+        self,
+        ino: int,
+        path: str,
+        index: Index,
+        *,
+        on_close: Callable[["LocalCopy"], None],
+        on_growth: Callable[[int], None],
+    ) -> None:
+        self.ino = ino
+        self.size = 0
+        self.version = 0
+        self.openers = 0  # the store's
+        self._index = index
+        self._on_close = on_close
+        self._on_growth = on_growth
+        self._lock = threading.Lock()
+        self._chunks = ChunkMap()
+        self._changes = Changes()
+        self._origin: tuple[int, bytes] | None = None
+        self._exact = False
+        self._has_clean_record = False
+        self._has_dirty_record = False
+        self._clean_changed = False
+        self._file = SparseFile(path)
+        try:
+            self._load(index.clean(ino), index.dirty(ino))
+            self._allocated = self._file.allocated()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """One opener less; the last one's close stores what is known and gives the descriptor back."""
+        self._on_close(self)
+
+    # Versions and what is here of them
+
+    def adopt(self, version: int, size: int) -> None:
+        """Moves to a newer version. What is held stays, unverified, until its manifest is learned.
+
+        Raises ValueError while dirty.
+        """
+        with self._lock:
+            if self._changes.any(self.size):
+                raise ValueError("a dirty copy cannot move to another version")
+            if (version, size) == (self.version, self.size):
+                return
+            self._drop_idle_record()
+            if size < self.size:
+                self._retract()  # rule 2
+                self._forget_last(size)
+            self._file.resize(size)
+            self._chunks.forget_version(size)
+            self._changes = Changes(size)
+            self.version, self.size = version, size
+            self._clean_changed = True
+
+    def learn(self, first: int, count: int, chunks: Mapping[int, ChunkAt]) -> None:
+        """Takes the manifest of this version for ``count`` chunks from ``first`` on; a missing index is a
+        hole. Held chunks that it names become ready, others are given up. The caller sees to it that the
+        copy has not moved to another version meanwhile."""
+        with self._lock:
+            end = min(first + count, chunk_count(self._changes.keep_size))
+            outdated = self._chunks.learn(first, end, chunks)
+            if outdated:
+                self._retract()  # rule 2
+            for index in outdated:
+                self._file.punch(index * CHUNK_BYTES, CHUNK_BYTES)
+            self._clean_changed = True
+
+    def learned(self, index: int) -> bool:
+        """Whether the manifest needs not be asked for at ``index``."""
+        return index in self._chunks.ready or index in self._chunks.wanted
+
+    def chunk_at(self, index: int) -> ChunkAt | None:
+        """The manifest's chunk (without servers if it is here already); None for a hole and for a dirty
+        chunk. Raises NeedsManifest."""
+        with self._lock:
+            return self._chunks.chunk_at(index)
+
+    def missing(self, offset: int, size: int) -> list[int]:
+        """The chunks of the range, within the copy's size, that must be fetched. Raises NeedsManifest."""
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return []
+        with self._lock:
+            return self._chunks.missing(offset // CHUNK_BYTES, chunk_count(end))
+
+    def fill(self, index: int, chunk_id: bytes, data: bytes) -> bool:
+        """Puts a fetched chunk in place. False if it is not wanted (any more)."""
+        with self._lock:
+            wanted = self._chunks.wanted.get(index)
+            if wanted is None or wanted.id != chunk_id:
+                return False
+            start = index * CHUNK_BYTES
+            try:
+                self._file.write(start, memoryview(data)[: max(self.size - start, 0)])
+            except OSError:
+                self._file.punch(start, CHUNK_BYTES)  # rule 3
+                raise
+            self._chunks.hold(index, chunk_id, len(data))
+            self._clean_changed = True
+            growth = self._measure()
+        self._on_growth(growth)
+        return True
+
+    def next_data(self, offset: int) -> int | None:
+        """The first offset from ``offset`` on that is not in a hole, by whole chunks; None if there is none.
+        Raises NeedsManifest."""
+        return self._seek(offset, hole=False)
+
+    def next_hole(self, offset: int) -> int:
+        """The first offset from ``offset`` on that is in a hole, or the size. Raises NeedsManifest."""
+        found = self._seek(offset, hole=True)
+        return self.size if found is None else found
+
+    # Content
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What is there; shorter at the end. The caller has seen to it that nothing is missing."""
+        return self._file.read(offset, size)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """As ``read``, into ``buffer``; returns how many bytes."""
+        return self._file.read_into(offset, buffer)
+
+    def chunk_bytes(self, index: int) -> bytes:
+        """The content of a chunk as it is now, cut at the size; empty if there is nothing but a hole."""
+        start = index * CHUNK_BYTES
+        length = min(CHUNK_BYTES, self.size - start)
+        if length <= 0 or not self._file.has_data(start, length):
+            return b""
+        return self._file.read(start, length)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Writes all of ``data``; the copy grows as needed.
+
+        Raises ValueError if a part of a chunk is written that is not here.
+        """
+        if not data:
+            return
+        end = offset + len(data)
+        index = offset // CHUNK_BYTES
+        growth = 0
+        with self._lock:
+            # Most writes go on in a chunk that is recorded already.
+            if index == (end - 1) // CHUNK_BYTES and self._is_recorded(index, end):
+                self._file.write(offset, data)
+                self.size = max(self.size, end)
+            else:
+                self._write_pieces(offset, memoryview(data))
+                growth = self._measure()
+        if growth:
+            self._on_growth(growth)
+
+    def punch(self, offset: int, size: int) -> None:
+        """Zeros, within the copy's size; they take no room. Raises ValueError as ``write`` does."""
+        with self._lock:
+            for index, start, length in pieces(offset, max(min(size, self.size - offset), 0)):
+                if index in self._chunks.ready and self._chunks.is_hole(index, self._is_dirty(index)):
+                    continue
+                at = index * CHUNK_BYTES + start
+                self._check_here(index, at, at + length)
+                self._mark(index, 0)
+                self._file.punch(at, length)
+            growth = self._measure()
+        self._on_growth(growth)
+
+    def truncate(self, size: int) -> None:
+        """Cuts, or grows with zeros. Raises ValueError if the chunk that is cut in two is not here."""
+        with self._lock:
+            if size < self.size:
+                self._shrink(size)
+            elif size > self.size:
+                self._grow(size)
+            growth = self._measure()
+        self._on_growth(growth)
+
+    # What is dirty, and commits
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the copy differs from its base."""
+        return self._changes.any(self.size)
+
+    @property
+    def keep_size(self) -> int:
+        """The smallest size since the base."""
+        return self._changes.keep_size
+
+    def is_dirty(self, index: int) -> bool:
+        """Whether this chunk was changed."""
+        with self._lock:
+            return self._is_dirty(index)
+
+    def dirty_chunks(self) -> list[int]:
+        """The chunks that were changed, sorted."""
+        with self._lock:
+            return list(self._changes.dirty)
+
+    def snapshot_dirty(self, chunks_max: int = MANIFEST_CHUNKS_MAX) -> Dirty:
+        """What a commit would send now; what is changed afterwards stays dirty. With more dirty chunks than
+        ``chunks_max`` the copy is still dirty when the snapshot is committed. Replaces an earlier snapshot;
+        raises ValueError between ``begin_commit`` and its end."""
+        with self._lock:
+            return self._changes.freeze(self.version, self.size, chunks_max)
+
+    def begin_commit(
+        self, snapshot: Dirty, commit_id: bytes, chunk_ids: Mapping[int, tuple[bytes, int] | None]
+    ) -> None:
+        """Stores, before the commit is sent, its id and the ids and sizes of its chunks (None: a hole)."""
+        with self._lock:
+            self._changes.check(snapshot)
+            chunks = [(index, *(chunk_ids[index] or (b"", 0))) for index in snapshot.chunks]
+            before = self._changes.pending
+            self._changes.pending = PendingRecord(commit_id, snapshot.size, snapshot.keep_size, chunks)
+            try:
+                self._save_dirty()
+            except OSError:
+                self._changes.pending = before
+                raise
+
+    def pending(self) -> Pending | None:
+        """The commit that was begun and neither committed nor aborted, also by an earlier process."""
+        with self._lock:
+            return self._changes.waiting(self.version, self.size)
+
+    def committed(
+        self, snapshot: Dirty, version: int, chunk_ids: Mapping[int, tuple[bytes, int] | None]
+    ) -> None:
+        """The snapshot has become ``version``. What was changed since stays dirty, on this new base."""
+        with self._lock:
+            self._changes.check(snapshot)
+            ids = {index: chunk_ids[index] for index in snapshot.chunks}
+            for index in self._changes.settle(snapshot):
+                held = ids[index]
+                if held is not None:
+                    self._chunks.hold(index, *held)
+            self.version = version
+            # Rule 2: the old clean record was overridden by the dirty record that goes away here.
+            self._save_both()
+
+    def abort_commit(self) -> None:
+        """The commit that was begun will never be; its content is dirty as before."""
+        with self._lock:
+            if self._changes.pending is not None:
+                self._changes.pending = None
+                self._save_dirty()
+
+    def discard(self) -> None:
+        """Gives up what is dirty: the copy shows its base again."""
+        with self._lock:
+            changes = self._changes
+            if not self.must_stay:
+                return
+            self._index.forget([self.ino])  # rules 1 and 2: from here on nothing is claimed
+            self._has_clean_record = self._has_dirty_record = self._exact = False
+            self._file.resize(min(self.size, changes.base_size))
+            self._file.resize(changes.base_size)
+            lost = changes.dirty
+            lost.add(chunk_count(changes.keep_size), chunk_count(changes.base_size))
+            for first, end in lost.runs():
+                self._file.punch(first * CHUNK_BYTES, (end - first) * CHUNK_BYTES)
+                self._chunks.forget(first, end)
+            self.size = changes.base_size
+            self._chunks.cut(chunk_count(self.size))
+            self._changes = Changes(self.size)
+            self._clean_changed = True
+            growth = self._measure()
+        self._on_growth(growth)
+
+    def set_origin(self, parent: int, name: bytes) -> None:
+        """Where the file was opened for writing: stored while the copy is dirty."""
+        with self._lock:
+            if self._origin != (parent, name):
+                self._origin = parent, name
+                if self._has_dirty_record:
+                    self._save_dirty()
+
+    def origin(self) -> tuple[int, bytes] | None:
+        """The parent and name of ``set_origin``."""
+        return self._origin
+
+    # The store's
+
+    def settle(self, seconds: float) -> None:
+        """Stores what is known, stamps and closes the file: the copy must not be used any more. Raises
+        OSError if the index fails: what was not stored is fetched again."""
+        with self._lock:
+            try:
+                self._measure()
+                self._file.stamp(seconds)
+                if not self.must_stay:
+                    self._drop_idle_record()
+                if self._clean_changed and not self.is_empty:
+                    self._index.put_clean(self.ino, self._clean_record())
+            finally:
+                self._file.close()
+
+    @property
+    def must_stay(self) -> bool:
+        """Whether only this copy has something: changes, or the id of a commit that was begun."""
+        return self.dirty or self._changes.pending is not None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would be lost with this copy, nor need be fetched again."""
+        return not self._chunks.held and not self.must_stay
+
+    @property
+    def allocated(self) -> int:
+        """The bytes on disk as they were last counted."""
+        return self._allocated
+
+    # With the lock held
+
+    def _load(self, clean: CleanRecord | None, dirty: DirtyRecord | None) -> None:
+        if dirty is None and clean is not None and self._file.size() < clean.size:
+            # Rule 4: somebody has taken the file away, and this is another one.
+            self._index.forget_clean(self.ino)
+            clean = None
+        if dirty is not None:
+            self.size = dirty.size if dirty.exact else max(self._file.size(), dirty.size)
+            self.version, self._exact = dirty.base, dirty.exact
+            self._changes = Changes.restored(dirty, self.size)
+            self._origin = (dirty.parent, dirty.name) if dirty.parent else None
+        elif clean is not None:
+            self.size, self.version = clean.size, clean.version
+            self._changes = Changes(self.size)
+        self._has_clean_record, self._has_dirty_record = clean is not None, dirty is not None
+        changed = self._changes.dirty
+        self._chunks = ChunkMap(self._changes.keep_size)
+        if clean is not None:
+            self._chunks.restore(clean, self.version, chunk_count(self._changes.keep_size), changed)
+        self._chunks.ready.update(changed)
+        if self._file.size() != self.size:
+            self._file.resize(self.size)
+        self._punch_unclaimed(changed)
+
+    def _punch_unclaimed(self, claimed: IndexSet) -> None:
+        # Rule 3.
+        for index in self._chunks.held:
+            claimed.add(index)
+        for first, end in claimed.gaps(0, chunk_count(self.size)):
+            self._file.punch(first * CHUNK_BYTES, (end - first) * CHUNK_BYTES)
+
+    def _is_dirty(self, index: int) -> bool:
+        return index in self._changes.fresh or index in self._changes.frozen
+
+    def _is_recorded(self, index: int, end: int) -> bool:
+        return index in self._changes.fresh and not (self._exact and end > self.size)
+
+    def _check_here(self, index: int, start: int, end: int) -> None:
+        """A chunk that is not ready may only be replaced as a whole."""
+        first, last = index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, self.size)
+        if index not in self._chunks.ready and (start > first or end < last):
+            raise ValueError(f"chunk {index} must be fetched before a part of it is changed")
+
+    def _write_pieces(self, offset: int, data: memoryview) -> None:
+        done = 0
+        for index, _, length in pieces(offset, len(data)):
+            start, end = offset + done, offset + done + length
+            self._check_here(index, start, end)
+            if index in self._chunks.ready:
+                self._mark(index, end)
+                self._file.write(start, data[done : done + length])
+            else:
+                self._replace(index, start, data[done : done + length])
+            self.size = max(self.size, end)
+            done += length
+
+    def _replace(self, index: int, start: int, data: memoryview) -> None:
+        # No record names this chunk: a kill before the dirty record leaves it as absent as it was.
+        try:
+            self._file.write(start, data)
+            self._mark(index, start + len(data))
+        except OSError:
+            self._file.punch(start, CHUNK_BYTES)  # rule 3
+            raise
+
+    def _mark(self, index: int, end: int) -> None:
+        """Rule 1, and rule 4 for a write that makes the copy grow to ``end``."""
+        if self._is_recorded(index, end):
+            return
+        changes = self._changes
+        known = index in changes.fresh
+        grows = self._exact and end > self.size
+        if grows or index not in changes.frozen or changes.pending is not None:
+            was_exact, self._exact = self._exact, self._exact and not grows
+            changes.fresh.add(index)
+            try:
+                self._save_dirty()
+            except OSError:
+                self._exact = was_exact
+                if not known:
+                    changes.fresh.remove(index)
+                raise
+        changes.fresh.add(index)
+        self._chunks.take_over(index)
+
+    def _shrink(self, size: int) -> None:
+        boundary, rest = divmod(size, CHUNK_BYTES)
+        if rest:
+            self._check_here(boundary, size, size)
+            if not self._chunks.is_hole(boundary, self._is_dirty(boundary)):
+                self._mark(boundary, 0)
+        changes, old_size, was_exact = self._changes, self.size, self._exact
+        before = changes.keep_size, changes.keep_since
+        self.size, self._exact = size, True
+        changes.keep_size, changes.keep_since = min(before[0], size), min(before[1], size)
+        try:
+            self._save_dirty()
+        except OSError:
+            self.size, self._exact = old_size, was_exact
+            changes.keep_size, changes.keep_since = before
+            raise
+        # Rule 4: from here on the record has the file cut when it is loaded.
+        self._file.resize(size)
+        changes.limit(size)
+        self._chunks.cut(chunk_count(size))
+
+    def _grow(self, size: int) -> None:
+        # The length comes first: a length that the file system refuses must never be recorded.
+        old_size, was_exact = self.size, self._exact
+        self._file.resize(size)
+        self.size, self._exact = size, False
+        if was_exact or not self._has_dirty_record:
+            try:
+                self._save_dirty()
+            except OSError:
+                self.size, self._exact = old_size, was_exact
+                self._file.resize(old_size)
+                raise
+
+    def _forget_last(self, size: int) -> None:
+        """Gives up the held chunk that a cut at ``size`` divides."""
+        index, rest = divmod(size, CHUNK_BYTES)
+        if rest and index in self._chunks.held:
+            del self._chunks.held[index]
+            self._file.punch(index * CHUNK_BYTES, CHUNK_BYTES)
+
+    def _retract(self) -> None:
+        if self._has_clean_record:
+            self._index.forget_clean(self.ino)
+            self._has_clean_record = False
+
+    def _drop_idle_record(self) -> None:
+        """What was changed and changed back leaves a dirty record that says nothing."""
+        if self._has_dirty_record:
+            self._index.forget([self.ino])
+            self._has_dirty_record = self._has_clean_record = False
+            self._clean_changed = True
+
+    def _save_dirty(self) -> None:
+        self._index.put_dirty(self.ino, self._dirty_record())
+        self._has_dirty_record = True
+
+    def _save_both(self) -> None:
+        still_dirty = self._changes.any(self.size)
+        self._exact = self._exact and still_dirty
+        small = len(self._chunks.held) <= RECORD_CHUNKS_MAX
+        self._index.replace(
+            self.ino,
+            self._clean_record() if small else None,
+            self._dirty_record() if still_dirty else None,
+        )
+        self._has_clean_record, self._has_dirty_record = small, still_dirty
+        self._clean_changed = not small
+
+    def _dirty_record(self) -> DirtyRecord:
+        return self._changes.record(self.version, self.size, self._exact, self._origin)
+
+    def _clean_record(self) -> CleanRecord:
+        changes = self._changes
+        verified = self._chunks.ready.copy()
+        verified.remove(chunk_count(changes.keep_size), END)
+        verified.difference_update(changes.dirty)
+        return self._chunks.record(self._index.era, self.version, changes.base_size, verified)
+
+    def _measure(self) -> int:
+        before, self._allocated = self._allocated, self._file.allocated()
+        return self._allocated - before
+
+    def _seek(self, offset: int, *, hole: bool) -> int | None:
+        with self._lock:
+            for index in range(offset // CHUNK_BYTES, chunk_count(self.size)):
+                if self._chunks.is_hole(index, self._is_dirty(index)) is hole:
+                    return max(offset, index * CHUNK_BYTES)
+        return None

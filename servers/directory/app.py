@@ -1,0 +1,116 @@
+"""The directory server's routes: what clients ask and change. (File servers: storage_routes.)"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from sqlalchemy import MetaData
+
+from servers.database import Database
+from servers.directory import reads, schema
+from servers.directory.config import DirectoryConfig
+from servers.directory.service import Directory
+from servers.directory.storage import Storage
+from servers.directory.storage_routes import add_storage_routes
+from servers.directory.view import View
+from servers.replies import Replies
+from servers.web import Call, Door, Reply
+from wire.messages.directory import (
+    FindCommit,
+    FoundCommit,
+    GetAttrs,
+    GetManifest,
+    GetPaths,
+    GetTarget,
+    GetXattrs,
+    List,
+    Mutations,
+    Paths,
+    Resolve,
+)
+from wire.permissions import Identity
+from wire.tickets import Role
+
+Q = TypeVar("Q", Resolve, GetAttrs, List, GetManifest, GetTarget, GetXattrs)
+"""Questions that may name for whom they are asked."""
+
+
+class DirectoryServer:
+    """The service and its Flask app (see servers.web.Server)."""
+
+    def __init__(self, config: DirectoryConfig) -> None:
+        def seconds() -> float:
+            return config.clock_ns() / 1e9
+
+        tables = MetaData()
+        for table in schema.metadata.tables.values():
+            table.to_metadata(tables)
+        replies = Replies(tables, seconds)
+        self._database = Database(config.database, tables)
+        self._directory = Directory(self._database, replies, config)
+        self._storage = Storage(self._database, config, [replies.forget_old])
+        door = Door("directory", config.keys.tickets, seconds)
+        self.app = door.app
+        self._add_routes(door)
+        add_storage_routes(door, self._storage)
+
+    def start(self) -> None:
+        """Starts repair and collection."""
+        self._storage.start()
+
+    def close(self) -> None:
+        """Stops them and closes the database."""
+        self._storage.close()
+        self._database.close()
+
+    def _add_routes(self, door: Door) -> None:
+        def manifest(view: View, message: GetManifest) -> msgspec.Struct:
+            return reads.get_manifest(view, self._storage, message)
+
+        views: dict[str, Callable[[Call], Reply]] = {
+            "/v1/mutations": self._mutate,
+            "/v1/resolve": self._reader(Resolve, reads.resolve),
+            "/v1/attrs": self._reader(GetAttrs, reads.get_attrs),
+            "/v1/list": self._reader(List, reads.list_entries),
+            "/v1/manifest": self._reader(GetManifest, manifest),
+            "/v1/target": self._reader(GetTarget, reads.get_target),
+            "/v1/xattrs": self._reader(GetXattrs, reads.get_xattrs),
+            "/v1/paths": self._paths,
+            "/v1/commits": self._commits,
+        }
+        for path, view in views.items():
+            door.sealed("POST", path, view, (Role.DIRECTORY,))
+
+    def _reader(
+        self, kind: type[Q], answer: Callable[[View, Q], msgspec.Struct]
+    ) -> Callable[[Call], msgspec.Struct]:
+        def read(call: Call) -> msgspec.Struct:
+            message = call.message(kind)
+            with self._directory.view(call.ticket.session, call.identity(message.caller)) as view:
+                return answer(view, message)
+
+        return read
+
+    def _mutate(self, call: Call) -> bytes:
+        message = call.message(Mutations)
+        return self._directory.mutate(
+            call.ticket.session, call.counter(), message, call.identity(message.caller)
+        )
+
+    def _paths(self, call: Call) -> Paths:
+        with self._directory.view(call.ticket.session, _anybody(call)) as view:
+            return reads.get_paths(view, call.message(GetPaths))
+
+    def _commits(self, call: Call) -> FoundCommit:
+        with self._directory.view(call.ticket.session, _anybody(call)) as view:
+            return reads.find_commit(view, call.message(FindCommit))
+
+
+def _anybody(call: Call) -> Identity:
+    """For questions that name no caller: a trusted session may ask for anybody, so it may see all."""
+    return Identity(0, (0,)) if call.ticket.trusted else call.identity()
+
+
+def make_server(config: DirectoryConfig) -> DirectoryServer:
+    """The directory server, not started: repair and collection run only after ``start``."""
+    return DirectoryServer(config)

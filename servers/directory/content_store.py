@@ -1,0 +1,111 @@
+"""Persistence of versions and extents. No rules. (Chunks and replicas: servers.directory.chunks.)"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
+
+from servers.directory.schema import chunks, extents, versions
+
+
+class Extent(msgspec.Struct):
+    """A chunk at an index of a file; its ``size`` is in bytes."""
+
+    index: int
+    chunk: bytes
+    size: int
+
+
+_COMMIT_ID = select(versions.c.commit_id).where(
+    versions.c.ino == bindparam("ino"), versions.c.version == bindparam("version")
+)
+_VERSION_OF = select(versions.c.version).where(
+    versions.c.ino == bindparam("ino"), versions.c.commit_id == bindparam("commit_id")
+)
+_SIZE = select(versions.c.size).where(
+    versions.c.ino == bindparam("ino"), versions.c.version == bindparam("version")
+)
+_END_VERSION = (
+    update(versions)
+    .where(versions.c.ino == bindparam("of"), versions.c.version == bindparam("old"))
+    .values(until=bindparam("now"))
+)
+_LIVE = (extents.c.ino == bindparam("of"), extents.c.until.is_(None))
+_END_EXTENT = update(extents).where(*_LIVE, extents.c.index == bindparam("at")).values(until=bindparam("now"))
+_END_EXTENTS_FROM = (
+    update(extents).where(*_LIVE, extents.c.index >= bindparam("at")).values(until=bindparam("now"))
+)
+_RANGE = (
+    select(extents.c.index, extents.c.chunk, chunks.c.size)
+    .join(chunks, chunks.c.id == extents.c.chunk)
+    .where(
+        extents.c.ino == bindparam("ino"),
+        extents.c.index >= bindparam("first"),
+        extents.c.index < bindparam("end"),
+    )
+    .order_by(extents.c.index)
+)
+_RANGE_NOW = _RANGE.where(extents.c.until.is_(None))
+_RANGE_AT = _RANGE.where(
+    extents.c.since <= bindparam("version"),
+    or_(extents.c.until.is_(None), extents.c.until > bindparam("version")),
+)
+
+
+def commit_id(connection: Connection, ino: int, version: int) -> bytes | None:
+    """Of the commit that made this version; None if no commit did."""
+    return connection.scalar(_COMMIT_ID, {"ino": ino, "version": version})
+
+
+def version_of(connection: Connection, ino: int, commit: bytes) -> int:
+    """The retained version that this commit made, or 0."""
+    return connection.scalar(_VERSION_OF, {"ino": ino, "commit_id": commit}) or 0
+
+
+def size_of(connection: Connection, ino: int, version: int) -> int | None:
+    """The size of a retained version that a commit made; None if there is none."""
+    return connection.scalar(_SIZE, {"ino": ino, "version": version})
+
+
+def add_version(connection: Connection, ino: int, version: int, size: int, commit: bytes) -> None:
+    """A version that is current."""
+    connection.execute(
+        insert(versions), {"ino": ino, "version": version, "size": size, "commit_id": commit, "until": None}
+    )
+
+
+def end_version(connection: Connection, ino: int, old: int, now: int) -> None:
+    """Version ``old`` was replaced by ``now``. (One that no commit made has no row.)"""
+    connection.execute(_END_VERSION, {"of": ino, "old": old, "now": now})
+
+
+def end_extents(connection: Connection, ino: int, indices: Sequence[int], now: int) -> None:
+    """At these indices nothing of the version before ``now`` stands any more."""
+    if indices:
+        connection.execute(_END_EXTENT, [{"of": ino, "at": index, "now": now} for index in indices])
+
+
+def end_extents_from(connection: Connection, ino: int, first: int, now: int) -> None:
+    """As ``end_extents``, for all indices from ``first`` on."""
+    connection.execute(_END_EXTENTS_FROM, {"of": ino, "at": first, "now": now})
+
+
+def add_extents(connection: Connection, ino: int, now: int, placed: Iterable[tuple[int, bytes]]) -> None:
+    """``(index, chunk)`` pairs that stand from version ``now`` on."""
+    rows = [
+        {"ino": ino, "index": index, "since": now, "until": None, "chunk": chunk} for index, chunk in placed
+    ]
+    if rows:
+        connection.execute(insert(extents), rows)
+
+
+def get_extents(
+    connection: Connection, ino: int, first: int, end: int, version: int | None = None
+) -> list[Extent]:
+    """The chunks at ``first`` up to, not including, ``end``, of the current version or of ``version``."""
+    arguments = {"ino": ino, "first": first, "end": end}
+    if version is None:
+        rows = connection.execute(_RANGE_NOW, arguments)
+    else:
+        rows = connection.execute(_RANGE_AT, {**arguments, "version": version})
+    return [Extent(*row) for row in rows]

@@ -1,0 +1,127 @@
+"""The directory: every request as one transaction (changes) or one view (reads)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import assert_never
+
+from sqlalchemy import Connection
+
+from servers.database import Database
+from servers.directory import attributes, content, namespace, store
+from servers.directory.access import Access
+from servers.directory.clock import Clock
+from servers.directory.config import DirectoryConfig
+from servers.directory.rename import rename
+from servers.directory.store import Inode
+from servers.directory.transaction import Transaction
+from servers.directory.view import View
+from servers.replies import Replies, settle
+from wire.messages.directory import (
+    ROOT_INO,
+    Commit,
+    Create,
+    Drop,
+    Hold,
+    Link,
+    Mutated,
+    Mutations,
+    Op,
+    OpenWrite,
+    RemoveXattr,
+    Rename,
+    Reserve,
+    Result,
+    Rmdir,
+    SetAttr,
+    SetXattr,
+    Unlink,
+)
+from wire.permissions import Identity
+from wire.tickets import Role
+
+ROOT_MODE = 0o041777
+
+
+class Directory:
+    """Inodes and names of a realm. Thread-safe; one process a database, because the clock is in memory."""
+
+    def __init__(self, database: Database, replies: Replies, config: DirectoryConfig) -> None:
+        self._database = database
+        self._replies = replies
+        self._config = config
+        self._clock = Clock(config.clock_ns)
+        self._access = Access()
+        database.write(self._begin)
+
+    def _begin(self, connection: Connection) -> None:
+        if self._clock.load(connection):
+            return
+        now = self._clock.tick()
+        root = Inode(ROOT_INO, ROOT_MODE, 2, 0, 0, 0, 0, now, now, now, now, now, 0, 0, ROOT_INO)
+        store.insert_inodes(connection, [root])
+        self._clock.save(connection)
+
+    def mutate(self, session: int, counter: int, message: Mutations, who: Identity) -> bytes:
+        """The encoded Mutated, the first time and every time that this counter comes again."""
+        receipts = content.open_receipts(self._config.keys.tickets[Role.JOIN], message.ops)
+        with self._access.changing() as change:
+
+            def run(connection: Connection) -> bytes | OSError:
+                def apply() -> Mutated:
+                    tx = Transaction(
+                        connection,
+                        self._access,
+                        who,
+                        session,
+                        config=self._config,
+                        clock=self._clock,
+                        change=change,
+                        receipts=receipts,
+                    )
+                    results = [_apply(tx, op) for op in message.ops]
+                    tx.finish()
+                    return Mutated(results)
+
+                return self._replies.once(connection, session, counter, message.acked, apply)
+
+            outcome = self._database.write(run)
+        return settle(outcome)
+
+    @contextmanager
+    def view(self, session: int, who: Identity) -> Iterator[View]:
+        """One state of the directory, to read from."""
+        generation = self._access.generation
+        with self._database.read() as connection:
+            yield View(connection, self._access, who, session, generation)
+
+
+def _apply(tx: Transaction, op: Op) -> Result:
+    match op:
+        case Reserve():
+            return namespace.reserve(tx, op)
+        case Create():
+            return namespace.create(tx, op)
+        case Link():
+            return namespace.link(tx, op)
+        case Unlink():
+            return namespace.unlink(tx, op)
+        case Rmdir():
+            return namespace.rmdir(tx, op)
+        case Rename():
+            return rename(tx, op)
+        case SetAttr():
+            return attributes.set_attr(tx, op)
+        case SetXattr():
+            return attributes.set_xattr(tx, op)
+        case RemoveXattr():
+            return attributes.remove_xattr(tx, op)
+        case OpenWrite():
+            return content.open_write(tx, op)
+        case Commit():
+            return content.commit(tx, op)
+        case Hold():
+            return namespace.hold(tx, op)
+        case Drop():
+            return namespace.drop(tx, op)
+        case _:
+            assert_never(op)

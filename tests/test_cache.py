@@ -1,0 +1,538 @@
+"""The client's cache: local copies on disk, and what is believed of inodes in memory."""
+
+import errno
+import os
+import pickle
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache.copies import CopyStore, LocalCopy, NeedsManifest
+from cache.index import Index, Mark
+from cache.indices import IndexSet
+from cache.metadata import MetadataCache
+from wire.chunking import new_chunk_id
+from wire.limits import CHUNK_BYTES
+from wire.messages.directory import Attr, ChunkAt
+
+LIMIT = 10**9
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[CopyStore]:
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    yield store
+    store.close()
+
+
+def fetched(copy: LocalCopy, version: int, chunks: dict[int, bytes], size: int) -> dict[int, ChunkAt]:
+    """Lets the copy have a version with these chunks."""
+    places = {i: ChunkAt(i, new_chunk_id(data), len(data), [1]) for i, data in chunks.items()}
+    copy.adopt(version, size)
+    copy.learn(0, 8192, places)
+    for index, place in places.items():
+        assert copy.fill(index, place.id, chunks[index])
+    return places
+
+
+def commit(copy: LocalCopy, version: int) -> None:
+    snapshot = copy.snapshot_dirty()
+    ids = {i: (new_chunk_id(copy.chunk_bytes(i)), len(copy.chunk_bytes(i))) for i in snapshot.chunks}
+    copy.begin_commit(snapshot, b"c" * 16, ids)
+    copy.committed(snapshot, version, ids)
+
+
+# Reading and versions
+
+
+def test_the_copy_of_an_inode_is_one_object_while_it_is_open(store: CopyStore) -> None:
+    first, second = store.open(7), store.open(7)
+    assert first is second
+    first.close()
+    second.write(0, b"still open")
+    second.close()
+    assert store.dirty_inos() == [7]
+
+
+def test_a_chunk_is_learned_fetched_and_read(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.adopt(1, CHUNK_BYTES + 10)
+    with pytest.raises(NeedsManifest) as need:
+        copy.missing(5, 1)
+    assert need.value.index == 0
+    place = ChunkAt(1, new_chunk_id(b"0123456789"), 10, [3])
+    copy.learn(0, 2, {1: place})
+    assert (copy.learned(0), copy.learned(1)) == (True, True)
+    assert copy.missing(0, 10**9) == [1]
+    assert copy.chunk_at(1) == place
+    assert not copy.fill(1, b"x" * 48, b"another")
+    assert copy.fill(1, place.id, b"0123456789")
+    assert copy.missing(0, 10**9) == []
+    assert copy.read(CHUNK_BYTES - 2, 100) == b"\0\0" + b"0123456789"
+    assert copy.chunk_at(0) is None
+    copy.close()
+
+
+def test_a_newer_version_keeps_what_did_not_change(store: CopyStore) -> None:
+    copy = store.open(7)
+    chunks = {0: b"a" * CHUNK_BYTES, 1: b"b" * CHUNK_BYTES, 2: b"c" * 10}
+    places = fetched(copy, 1, chunks, 2 * CHUNK_BYTES + 10)
+    copy.adopt(2, 2 * CHUNK_BYTES + 10)
+    with pytest.raises(NeedsManifest):
+        copy.missing(0, 1)
+    changed = ChunkAt(1, new_chunk_id(b"B"), 1, [1])
+    copy.learn(0, 3, {0: places[0], 1: changed})
+    assert copy.missing(0, 10**9) == [1]
+    assert copy.read(CHUNK_BYTES, 3) == b"\0\0\0", "the outdated chunk was punched"
+    assert copy.read(2 * CHUNK_BYTES, 100) == bytes(10), "a hole now"
+    assert copy.fill(1, changed.id, b"B")
+    assert copy.read(CHUNK_BYTES, 3) == b"B\0\0"
+    copy.close()
+
+
+def test_what_is_dirty_moves_to_no_other_version(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.write(0, b"x")
+    with pytest.raises(ValueError, match="dirty"):
+        copy.adopt(2, 1)
+    copy.discard()
+    copy.adopt(2, 1)
+    assert (copy.version, copy.size, copy.dirty) == (2, 1, False)
+    copy.close()
+
+
+def test_holes_and_data_are_found_by_chunks(store: CopyStore) -> None:
+    copy = store.open(7)
+    fetched(copy, 1, {1: b"b" * CHUNK_BYTES}, 3 * CHUNK_BYTES)
+    assert copy.next_data(5) == CHUNK_BYTES
+    assert copy.next_data(CHUNK_BYTES + 5) == CHUNK_BYTES + 5
+    assert copy.next_data(2 * CHUNK_BYTES) is None
+    assert copy.next_hole(5) == 5
+    assert copy.next_hole(CHUNK_BYTES) == 2 * CHUNK_BYTES
+    copy.write(2 * CHUNK_BYTES, b"x")
+    assert copy.next_hole(CHUNK_BYTES) == 3 * CHUNK_BYTES
+    copy.close()
+
+
+# Changes and commits
+
+
+def test_a_chunk_is_changed_in_part_only_if_it_is_here(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.adopt(1, 100)
+    with pytest.raises(ValueError, match="fetched"):
+        copy.write(10, b"x")
+    with pytest.raises(ValueError, match="fetched"):
+        copy.punch(10, 5)
+    with pytest.raises(ValueError, match="fetched"):
+        copy.truncate(50)
+    assert not copy.dirty
+    copy.write(0, b"y" * 100)
+    assert copy.read(0, 200) == b"y" * 100
+    copy.close()
+
+
+def test_what_was_cut_off_is_zeros_when_it_grows_again(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.write(0, b"abcdef")
+    copy.truncate(2)
+    copy.truncate(4)
+    assert copy.read(0, 10) == b"ab\0\0"
+    copy.write(6, b"z")
+    assert copy.read(0, 10) == b"ab\0\0\0\0z"
+    copy.close()
+
+
+def test_a_snapshot_says_what_a_commit_sends(store: CopyStore) -> None:
+    copy = store.open(7)
+    fetched(copy, 5, {0: b"a" * CHUNK_BYTES, 1: b"b" * 100}, CHUNK_BYTES + 100)
+    copy.truncate(50)
+    copy.write(2 * CHUNK_BYTES, b"far")
+    snapshot = copy.snapshot_dirty()
+    assert (snapshot.base, snapshot.size, snapshot.keep_size) == (5, 2 * CHUNK_BYTES + 3, 50)
+    assert snapshot.chunks == [0, 2]
+    assert copy.chunk_bytes(0) == b"a" * 50 + bytes(CHUNK_BYTES - 50)
+    assert copy.chunk_bytes(1) == b"", "a hole"
+    assert copy.chunk_bytes(2) == b"far"
+    copy.close()
+
+
+def test_what_is_written_after_the_snapshot_stays_dirty(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.write(0, b"one")
+    copy.write(CHUNK_BYTES, b"two")
+    snapshot = copy.snapshot_dirty()
+    copy.write(1, b"N")
+    ids = {i: (new_chunk_id(b"any"), 3) for i in snapshot.chunks}
+    copy.begin_commit(snapshot, b"c" * 16, ids)
+    with pytest.raises(ValueError, match="under way"):
+        copy.snapshot_dirty()
+    copy.committed(snapshot, 9, ids)
+    assert (copy.version, copy.dirty, copy.dirty_chunks()) == (9, True, [0])
+    commit(copy, 10)
+    assert (copy.version, copy.dirty, copy.missing(0, 10**9)) == (10, False, [])
+    copy.close()
+
+
+def test_a_snapshot_that_was_replaced_is_not_committed(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.write(0, b"one")
+    first = copy.snapshot_dirty()
+    copy.write(0, b"two")
+    second = copy.snapshot_dirty()
+    ids = {0: (new_chunk_id(b"two"), 3)}
+    with pytest.raises(ValueError, match="replaced"):
+        copy.committed(first, 3, ids)
+    copy.committed(second, 3, ids)
+    assert not copy.dirty
+    copy.close()
+
+
+def test_a_long_list_of_dirty_chunks_goes_in_several_commits(store: CopyStore) -> None:
+    copy = store.open(7)
+    for index in range(5):
+        copy.write(index * CHUNK_BYTES, b"x")
+    sent = []
+    while copy.dirty:
+        snapshot = copy.snapshot_dirty(chunks_max=2)
+        sent.append(snapshot.chunks)
+        copy.committed(snapshot, copy.version + 1, {i: (new_chunk_id(b"x"), 1) for i in snapshot.chunks})
+    assert sent == [[0, 1], [2, 3], [4]]
+    copy.close()
+
+
+def test_what_was_changed_and_changed_back_is_not_dirty(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.truncate(20)
+    copy.truncate(0)
+    assert not copy.dirty
+    copy.close()
+    assert store.dirty_inos() == []
+
+
+# What survives the process
+
+
+def reopened(store: CopyStore, tmp_path: Path) -> CopyStore:
+    store.close()
+    return CopyStore(tmp_path / "cache", LIMIT)
+
+
+def test_clean_and_dirty_content_survive(store: CopyStore, tmp_path: Path) -> None:
+    clean, dirty = store.open(1), store.open(2)
+    fetched(clean, 4, {0: b"clean"}, 5)
+    dirty.set_origin(1, b"name")
+    dirty.write(0, b"dirty")
+    again = reopened(store, tmp_path)
+    assert again.dirty_inos() == [2]
+    clean, dirty = again.open(1), again.open(2)
+    assert (clean.version, clean.size, clean.missing(0, 5), clean.read(0, 9)) == (4, 5, [], b"clean")
+    assert clean.chunk_at(0) is not None
+    assert (dirty.origin(), dirty.dirty_chunks(), dirty.read(0, 9)) == ((1, b"name"), [0], b"dirty")
+    again.close()
+
+
+def test_a_begun_commit_survives_with_what_came_after(store: CopyStore, tmp_path: Path) -> None:
+    copy = store.open(2)
+    copy.write(0, b"sent")
+    copy.write(CHUNK_BYTES, b"sent too")
+    snapshot = copy.snapshot_dirty()
+    ids = {0: (new_chunk_id(b"sent"), 4), 1: (new_chunk_id(b"sent too"), 8)}
+    copy.begin_commit(snapshot, b"i" * 16, ids)
+    before = copy.pending()
+    assert before is not None and not before.later_changes
+    copy.write(0, b"S")
+    again = reopened(store, tmp_path)
+    copy = again.open(2)
+    pending = copy.pending()
+    assert pending is not None
+    assert (pending.commit_id, pending.chunk_ids, pending.later_changes) == (b"i" * 16, ids, True)
+    assert (pending.snapshot.base, pending.snapshot.size) == (0, CHUNK_BYTES + 8)
+    copy.committed(pending.snapshot, 8, pending.chunk_ids)
+    assert (copy.version, copy.dirty_chunks(), copy.pending()) == (8, [0], None)
+    again.close()
+
+
+def test_a_second_mount_is_refused(store: CopyStore, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="in use by another mount") as caught:
+        CopyStore(tmp_path / "cache", LIMIT)
+    assert caught.value.errno == errno.EBUSY
+    reopened(store, tmp_path).close()
+
+
+def test_only_the_owner_can_look(store: CopyStore, tmp_path: Path) -> None:
+    copy = store.open(2)
+    copy.write(0, b"secret")
+    for path in (tmp_path / "cache").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0, path
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    copy.close()
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_after_a_loss_of_power_clean_content_is_not_believed(tmp_path: Path, rebooted: bool) -> None:
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    clean, dirty = store.open(1), store.open(2)
+    fetched(clean, 4, {0: b"clean"}, 5)
+    clean.close()
+    dirty.write(0, b"dirty")
+    store.close()
+    index = Index(tmp_path / "cache" / "index")
+    boot = "another boot" if rebooted else index._get(0, Mark).boot  # type: ignore[union-attr]
+    index._put(0, Mark(boot, False, index.era))
+    index._cache.close()
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    clean, dirty = store.open(1), store.open(2)
+    assert (clean.version, clean.size) == ((0, 0) if rebooted else (4, 5))
+    assert (dirty.dirty_chunks(), dirty.read(0, 9)) == ([0], b"dirty")
+    store.close()
+
+
+class Bomb:
+    """What a planted pickle would do."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+def test_a_planted_pickle_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    CopyStore(tmp_path / "cache", LIMIT).close()
+    bomb = sqlite3.Binary(pickle.dumps(Bomb()))
+    with sqlite3.connect(tmp_path / "cache" / "index" / "cache.db") as database:
+        for key, raw in ((5, 1), (-6, 1), (bomb, 0)):
+            database.execute(
+                "INSERT INTO Cache (key, raw, mode, value) VALUES (?, ?, 4, ?)", (key, raw, bomb)
+            )
+    database.close()
+    path = tmp_path / "cache" / "copies" / "06"
+    path.mkdir(parents=True)
+    (path / "6").touch()
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    store.open(5).close()
+    assert store.dirty_inos() == [6]
+    with pytest.raises(OSError, match="is not known") as caught:
+        store.open(6)
+    assert caught.value.errno == errno.EIO
+    store.close()
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads(bytes(bomb))
+    assert (tmp_path / "exploded").exists(), "the bomb works"
+
+
+# The limit
+
+
+def kept(store: CopyStore, ino: int) -> bool:
+    copy = store.open(ino)
+    try:
+        return copy.version != 0
+    finally:
+        copy.close()
+
+
+def test_clean_copies_are_evicted_least_recently_used_first(tmp_path: Path) -> None:
+    now = [1000.0]
+    store = CopyStore(tmp_path / "cache", 10 * 65536, clock=lambda: now[0])
+
+    def use(ino: int) -> None:
+        now[0] += 1
+        copy = store.open(ino)
+        if not copy.version:
+            fetched(copy, 1, {0: b"x" * 65536}, 65536)
+        copy.close()
+
+    for ino in range(1, 11):
+        use(ino)
+    assert store.used_bytes() == 10 * 65536
+    use(1)
+    store.close()
+    store = CopyStore(tmp_path / "cache", 10 * 65536, clock=lambda: now[0])
+    assert store.used_bytes() == 10 * 65536
+    use(11)
+    assert store.used_bytes() == 9 * 65536, "down to 90 %"
+    files = {int(path.name) for path in (tmp_path / "cache" / "copies").glob("*/*")}
+    assert files == set(range(1, 12)) - {2, 3}
+    assert not kept(store, 2) and kept(store, 1)
+    store.close()
+
+
+def test_neither_dirty_nor_open_copies_are_evicted(tmp_path: Path) -> None:
+    store = CopyStore(tmp_path / "cache", 65536)
+    opened, dirty = store.open(1), store.open(2)
+    fetched(opened, 1, {0: b"x" * 100_000}, 100_000)
+    dirty.write(0, b"y" * 100_000)
+    dirty.close()
+    store.evict()
+    assert opened.read(0, 3) == b"xxx"
+    assert store.dirty_inos() == [2]
+    assert store.used_bytes() >= 200_000
+    opened.close()
+    assert store.used_bytes() < 150_000
+    store.close()
+
+
+def test_a_dirty_copy_is_dropped_by_force_only(store: CopyStore) -> None:
+    copy = store.open(2)
+    copy.write(0, b"y")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="dirty"):
+            store.drop(2)
+        copy.close()
+        copy = store.open(2)
+    store.drop(2, force=True)
+    assert copy.read(0, 1) == b"y", "its openers still have it"
+    copy.close()
+    assert (store.dirty_inos(), store.used_bytes()) == ([], 0)
+
+
+# kill -9
+
+CHILD = """
+import sys
+from pathlib import Path
+from cache.copies import CopyStore
+store = CopyStore(Path(sys.argv[1]), 10**9)
+copy = store.open(9)
+number = 0
+while True:
+    number += 1
+    where = (number * 7919) % 64
+    if number % 16 == 0:
+        snapshot = copy.snapshot_dirty()
+        ids = {i: (b"%048d" % number, 1) for i in snapshot.chunks}
+        copy.begin_commit(snapshot, b"%016d" % number, ids)
+        copy.committed(snapshot, number, ids)
+        print("committed", number, flush=True)
+    copy.write(where * 1048576 + number, b"%08d" % number)
+    print("written", where * 1048576 + number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 10, 77, 300])
+def test_what_was_written_survives_kill_9(tmp_path: Path, lines: int) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "cache")], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    written: dict[int, int] = {}
+    version = 0
+    with child:
+        try:
+            seen = [child.stdout.readline() for _ in range(lines)]
+        finally:
+            child.send_signal(signal.SIGKILL)
+        seen += child.stdout.read().splitlines(keepends=True)
+    number = 0
+    since: set[int] = set()
+    for line in (line for line in seen if line.endswith("\n")):
+        what, value = line.split()
+        if what == "committed":
+            version, since = int(value), set()
+        else:
+            number += 1
+            written[int(value)] = number
+            since.add(int(value) // CHUNK_BYTES)
+    assert written, "something was at stake"
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    copy = store.open(9)
+    assert copy.version >= version
+    for offset, number in written.items():
+        assert copy.read(offset, 8) == b"%08d" % number
+    if copy.version == version:
+        assert since <= set(copy.dirty_chunks())
+    store.close()
+
+
+# Sets of indices
+
+
+def test_index_sets_agree_with_sets() -> None:
+    chance = random.Random(1)
+    for _ in range(300):
+        runs, plain = IndexSet(), set[int]()
+        for _ in range(12):
+            first = chance.randrange(30)
+            end = first + chance.randrange(8)
+            if chance.random() < 0.6:
+                runs.add(first, end)
+                plain.update(range(first, end))
+            else:
+                runs.remove(first, end)
+                plain.difference_update(range(first, end))
+            assert list(runs) == sorted(plain)
+            assert [i in runs for i in range(45)] == [i in plain for i in range(45)]
+            low, high = sorted((chance.randrange(45), chance.randrange(45)))
+            assert low == high or runs.covers(low, high) == plain.issuperset(range(low, high))
+            gaps = [i for a, b in runs.gaps(low, high) for i in range(a, b)]
+            assert gaps == [i for i in range(low, high) if i not in plain]
+        edges = runs.edges
+        assert edges == sorted(set(edges)), "runs that touch are one"
+
+
+# Metadata
+
+
+def attr(ino: int, change: int) -> Attr:
+    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 1, change, False)
+
+
+def test_attributes_are_believed_for_their_lifetime() -> None:
+    now = [0.0]
+    cache = MetadataCache(clock=lambda: now[0])
+    cache.put_attr(attr(1, 5), 2.0)
+    now[0] = 1.9
+    assert cache.get_attr(1) == attr(1, 5)
+    now[0] = 2.0
+    assert cache.get_attr(1) is None
+    assert cache.peek_attr(1) == attr(1, 5)
+
+
+def test_an_older_answer_replaces_nothing() -> None:
+    cache = MetadataCache()
+    cache.put_attr(attr(1, 5))
+    cache.put_attr(attr(1, 4))
+    assert cache.get_attr(1) == attr(1, 5)
+    cache.drop_attr(1)
+    cache.put_attr(attr(1, 4))
+    assert cache.get_attr(1) is None and cache.peek_attr(1) is None
+    cache.put_attr(attr(1, 5))
+    assert cache.get_attr(1) == attr(1, 5)
+    cache.drop_attr(1, change=7)
+    cache.put_attr(attr(1, 6))
+    assert cache.get_attr(1) is None
+    cache.put_attr(attr(1, 7))
+    assert cache.get_attr(1) == attr(1, 7)
+
+
+def test_an_entry_that_was_under_way_while_its_directory_changed_is_not_believed() -> None:
+    cache = MetadataCache()
+    cache.put_attr(attr(1, 5))
+    cache.put_entry(attr(1, 4), b"old", 7)
+    cache.put_entry(attr(1, 5), b"new", 8)
+    cache.put_entry(attr(1, 6), b"none", 0)
+    assert [cache.get_entry(1, name) for name in (b"old", b"new", b"none")] == [None, 8, 0]
+    cache.drop_entry(1, b"new")
+    assert cache.get_entry(1, b"new") is None
+    cache.put_target(3, b"there")
+    cache.drop_all()
+    assert cache.get_target(3) is None and cache.get_entry(1, b"none") is None
+
+
+def test_three_walks_leave_no_more_than_one() -> None:
+    cache = MetadataCache(items_max=1000)
+    sizes = []
+    for change in range(3):
+        for ino in range(1, 3001):
+            cache.put_attr(attr(ino, change))
+            cache.put_entry(attr(1, change), b"%d" % ino, ino)
+            cache.put_target(ino, b"target")
+        sizes.append(len(cache))
+    assert sizes == [3000, 3000, 3000]
+    assert cache.peek_attr(1) is not None, "what is used stays"
