@@ -87,8 +87,9 @@ class Names:
             page = self._directory.list_page(ino, after, caller=caller)
             self._cache.put_attr(page.attr, BELIEF_SECONDS)
             for entry in page.entries:
-                self._cache.put_attr(entry.attr, BELIEF_SECONDS)
-                self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
+                if entry.attr.change:  # 0: without SEARCH a listing has names and types only
+                    self._cache.put_attr(entry.attr, BELIEF_SECONDS)
+                    self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
                 yield entry
             more = page.more
             if page.entries:

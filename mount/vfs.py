@@ -225,7 +225,9 @@ class Vfs:
         """Mode and times of dirty content go with its commit, which would overrule them otherwise, and
         cost no call of their own. An owner that does not change costs none either."""
         with node.guard:
-            if node.lock is None or not node.copy.dirty or not is_owner(self._who(who), node.attr):
+            if node.lock is None or not node.copy.dirty or who != node.caller:
+                return False  # the commit is made in the name of who opened for writing
+            if not is_owner(self._who(who), node.attr):
                 return False
             if changes.uid not in (None, node.attr.uid) or changes.gid not in (None, node.attr.gid):
                 return False
@@ -257,6 +259,7 @@ class Vfs:
 
     def getxattr(self, ino: int, name: bytes, who: Caller | None) -> bytes:
         """The value. Raises ENODATA."""
+        _check_xattr_name(name)
         values = self._xattrs(ino, who)
         if name not in values:
             raise fail(errno.ENODATA)
@@ -268,6 +271,7 @@ class Vfs:
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> None:
         """setxattr(2)."""
+        _check_xattr_name(name)
         self._change(SetXattr(ino, name, value, flags), who)
 
     def removexattr(self, ino: int, name: bytes, who: Caller | None) -> None:
@@ -619,6 +623,12 @@ class Vfs:
         """Forgets clean content that nobody has open, and all names (for measuring cold reads)."""
         self._copies.evict_all()
         self._names.drop_all()
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """cp asks and sets ``system.posix_acl_access`` for every file: what is never there costs no call."""
+    if not name.startswith((b"user.", b"trusted.", b"security.")):
+        raise fail(errno.EOPNOTSUPP)
 
 
 def _check_openable(attr: Attr) -> None:
