@@ -13,7 +13,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, bindparam, case, delete, func, insert, select, update
 
 from servers.directory.schema import chunks, replicas, servers
 from wire.tickets import Receipt
@@ -22,6 +22,22 @@ log = logging.getLogger(__name__)
 
 IDS_MAX = 1000
 """The most ids in one statement."""
+
+# On the way of every commit; built once, because their making would cost more than their running.
+_CONDEMNED_AT = select(chunks.c.id, chunks.c.condemned_at).where(
+    chunks.c.id.in_(bindparam("ids", expanding=True))
+)
+_USABLE = select(chunks.c.id).where(
+    chunks.c.id.in_(bindparam("ids", expanding=True)), chunks.c.condemned_at.is_(None), chunks.c.copies > 0
+)
+_REFERENCE = (
+    update(chunks)
+    .where(chunks.c.id == bindparam("chunk"))
+    .values(refs=chunks.c.refs + bindparam("count", type_=Integer))
+)
+_INVENTORY_NUMBERS = select(servers.c.id, servers.c.inventory)
+_INSERT_CHUNKS = insert(chunks)
+_INSERT_REPLICAS = insert(replicas)
 
 
 def batches(ids: Iterable[bytes], size: int = IDS_MAX) -> Iterator[list[bytes]]:
@@ -44,8 +60,8 @@ def add_chunks(connection: Connection, receipts: Sequence[Receipt]) -> None:
         ]
     condemned_at: dict[bytes, float | None] = {}
     for ids in batches(wanted):
-        query = select(chunks.c.id, chunks.c.condemned_at).where(chunks.c.id.in_(ids))
-        condemned_at.update({row.id: row.condemned_at for row in connection.execute(query)})
+        rows = connection.execute(_CONDEMNED_AT, {"ids": ids})
+        condemned_at.update({row.id: row.condemned_at for row in rows})
     sizes = {receipt.chunk: receipt.size for receipt in receipts}
     new = {chunk: has for chunk, has in wanted.items() if has and chunk not in condemned_at}
     _insert_chunks(connection, new, sizes, numbers)
@@ -57,25 +73,15 @@ def usable(connection: Connection, ids: Iterable[bytes]) -> set[bytes]:
     """Those that are known, not condemned, and have a replica."""
     found: set[bytes] = set()
     for some in batches(ids):
-        found.update(
-            connection.scalars(
-                select(chunks.c.id).where(
-                    chunks.c.id.in_(some), chunks.c.condemned_at.is_(None), chunks.c.copies > 0
-                )
-            )
-        )
+        found.update(connection.scalars(_USABLE, {"ids": some}))
     return found
 
 
 def reference(connection: Connection, counts: Mapping[bytes, int]) -> None:
     """As many extents more name each chunk."""
     if counts:
-        connection.execute(
-            update(chunks)
-            .where(chunks.c.id == bindparam("chunk"))
-            .values(refs=chunks.c.refs + bindparam("count")),
-            [{"chunk": chunk, "count": count} for chunk, count in counts.items()],
-        )
+        rows = [{"chunk": chunk, "count": count} for chunk, count in counts.items()]
+        connection.execute(_REFERENCE, rows)
 
 
 def dereference(connection: Connection, counts: Mapping[bytes, int], now: float) -> None:
@@ -156,7 +162,7 @@ def _report_lost(connection: Connection, ids: Sequence[bytes]) -> None:
 
 
 def _inventory_numbers(connection: Connection) -> dict[int, int]:
-    return {row.id: row.inventory for row in connection.execute(select(servers.c.id, servers.c.inventory))}
+    return {row.id: row.inventory for row in connection.execute(_INVENTORY_NUMBERS)}
 
 
 def _insert_chunks(
@@ -168,11 +174,11 @@ def _insert_chunks(
     if not new:
         return
     connection.execute(
-        insert(chunks),
+        _INSERT_CHUNKS,
         [{"id": chunk, "size": sizes[chunk], "refs": 0, "copies": len(has)} for chunk, has in new.items()],
     )
     connection.execute(
-        insert(replicas),
+        _INSERT_REPLICAS,
         [
             {"chunk": chunk, "server": server, "rank": rank, "inventory": numbers[server]}
             for chunk, has in new.items()
@@ -197,7 +203,7 @@ def _complete(
         for rank, server in enumerate(missing, free):
             rows.append({"chunk": chunk, "server": server, "rank": rank, "inventory": numbers[server]})
     if rows:
-        connection.execute(insert(replicas), rows)
+        connection.execute(_INSERT_REPLICAS, rows)
         connection.execute(
             update(chunks).where(chunks.c.id == bindparam("of")).values(copies=chunks.c.copies + 1),
             [{"of": row["chunk"]} for row in rows],

@@ -35,6 +35,8 @@ _END_EXTENT = update(extents).where(*_LIVE, extents.c.index == bindparam("at")).
 _END_EXTENTS_FROM = (
     update(extents).where(*_LIVE, extents.c.index >= bindparam("at")).values(until=bindparam("now"))
 )
+_ADD_VERSION = insert(versions)
+_ADD_EXTENTS = insert(extents)
 _RANGE = (
     select(extents.c.index, extents.c.chunk, chunks.c.size)
     .join(chunks, chunks.c.id == extents.c.chunk)
@@ -70,7 +72,7 @@ def size_of(connection: Connection, ino: int, version: int) -> int | None:
 def add_version(connection: Connection, ino: int, version: int, size: int, commit: bytes) -> None:
     """A version that is current."""
     connection.execute(
-        insert(versions), {"ino": ino, "version": version, "size": size, "commit_id": commit, "until": None}
+        _ADD_VERSION, {"ino": ino, "version": version, "size": size, "commit_id": commit, "until": None}
     )
 
 
@@ -96,7 +98,7 @@ def add_extents(connection: Connection, ino: int, now: int, placed: Iterable[tup
         {"ino": ino, "index": index, "since": now, "until": None, "chunk": chunk} for index, chunk in placed
     ]
     if rows:
-        connection.execute(insert(extents), rows)
+        connection.execute(_ADD_EXTENTS, rows)
 
 
 def get_extents(

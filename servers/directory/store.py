@@ -58,6 +58,8 @@ class Inode(msgspec.Struct):
 
 _GET = select(inodes).where(inodes.c.ino == bindparam("ino"))
 _GET_MANY = select(inodes).where(inodes.c.ino.in_(bindparam("inos", expanding=True)))
+_INSERT_INODES = insert(inodes)
+_ADD_ENTRY = insert(entries)
 _UPDATE = update(inodes).where(inodes.c.ino == bindparam("key"))
 _CHILD = (
     select(entries.c.ino.label("named"), inodes)
@@ -136,7 +138,7 @@ def get_inodes(connection: Connection, inos: Iterable[int]) -> dict[int, Inode]:
 
 def insert_inodes(connection: Connection, new: Iterable[Inode]) -> None:
     """New rows."""
-    connection.execute(insert(inodes), [msgspec.structs.asdict(inode) for inode in new])
+    connection.execute(_INSERT_INODES, [msgspec.structs.asdict(inode) for inode in new])
 
 
 def update_inodes(connection: Connection, changed: Iterable[Inode]) -> None:
@@ -191,7 +193,7 @@ def is_empty(connection: Connection, directory: int) -> bool:
 
 def add_entry(connection: Connection, parent: int, name: bytes, ino: int) -> None:
     """A new entry."""
-    connection.execute(insert(entries), {"parent": parent, "name": name, "ino": ino})
+    connection.execute(_ADD_ENTRY, {"parent": parent, "name": name, "ino": ino})
 
 
 def remove_entry(connection: Connection, parent: int, name: bytes) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    bindparam,
     delete,
     func,
     select,
@@ -56,6 +57,15 @@ _chunks = Table(
     Column("data", LargeBinary, nullable=True),  # NULL: it is a file
 )
 Index("chunks_sizes", _chunks.c.size)
+
+# On the way of every put and get; built once, because their making would cost more than their running.
+_ADD = insert(_chunks).on_conflict_do_nothing()
+_RENEW = (
+    update(_chunks)
+    .where(_chunks.c.id == bindparam("of"))
+    .values(size=bindparam("size"), stored_at=bindparam("stored_at"), data=bindparam("data"))
+)
+_FIND = select(_chunks.c.size, _chunks.c.data).where(_chunks.c.id == bindparam("of"))
 
 
 class State(Enum):
@@ -205,10 +215,9 @@ class ChunkStore:
         values = {"size": size, "stored_at": self._config.clock(), "data": data}
 
         def change(connection: Connection) -> bool:
-            added = insert(_chunks).values(id=chunk_id, **values).on_conflict_do_nothing()
-            if connection.execute(added).rowcount:
+            if connection.execute(_ADD, {"id": chunk_id, **values}).rowcount:
                 return True
-            connection.execute(update(_chunks).where(_chunks.c.id == chunk_id).values(values))
+            connection.execute(_RENEW, {"of": chunk_id, **values})
             return False
 
         if self._database.write(change):
@@ -231,9 +240,7 @@ class ChunkStore:
 
     def _read(self, chunk_id: bytes, *, from_disk: bool) -> bytes:
         with self._database.read() as connection:
-            row = connection.execute(
-                select(_chunks.c.size, _chunks.c.data).where(_chunks.c.id == chunk_id)
-            ).one_or_none()
+            row = connection.execute(_FIND, {"of": chunk_id}).one_or_none()
         if row is None:
             raise _no_such(chunk_id)
         if row.data is not None:
