@@ -131,8 +131,8 @@ class LocalCopy:
         """Puts a fetched chunk in place. False if it is not wanted (any more)."""
         with self._lock:
             wanted = self._chunks.wanted.get(index)
-            if wanted is None or wanted.id != chunk_id:
-                return False
+            if wanted is None or wanted.id != chunk_id or self._file.is_closed:
+                return False  # fetching ahead may outlast the last close
             start = index * CHUNK_BYTES
             try:
                 self._file.write(start, memoryview(data)[: max(self.size - start, 0)])
@@ -168,10 +168,11 @@ class LocalCopy:
     def chunk_bytes(self, index: int) -> bytes:
         """The content of a chunk as it is now, cut at the size; empty if there is nothing but a hole."""
         start = index * CHUNK_BYTES
-        length = min(CHUNK_BYTES, self.size - start)
-        if length <= 0 or not self._file.has_data(start, length):
-            return b""
-        return self._file.read(start, length)
+        with self._lock:  # an early upload may outlast the last close
+            length = min(CHUNK_BYTES, self.size - start)
+            if length <= 0 or not self._file.has_data(start, length):
+                return b""
+            return self._file.read(start, length)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Writes all of ``data``; the copy grows as needed.

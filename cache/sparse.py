@@ -28,8 +28,14 @@ class SparseFile:
             self._fd = os.open(path, flags, 0o600)
 
     def close(self) -> None:
-        """Gives the descriptor back."""
-        os.close(self._fd)
+        """Gives the descriptor back. Whoever comes later gets EBADF, not another file that got its number."""
+        descriptor, self._fd = self._fd, -1
+        os.close(descriptor)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._fd < 0
 
     def size(self) -> int:
         """The length."""

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from clients.session import Channel
+from wire.limits import LOCK_LEASE_SECONDS
 from wire.messages.common import Empty
 from wire.messages.lock import Acquire, Acquired, Break, Held, Locks, Release, Renew, Renewed
+
+RENEW_SECONDS = LOCK_LEASE_SECONDS / 4
 
 
 class LockClient:
@@ -31,8 +34,9 @@ class LockClient:
         )
 
     def renew(self) -> Renewed:
-        """One more lease for every lock of the session; says which those are, and which others wait for."""
-        return self._channel.mutate("/v1/locks/renew", Renew, Renewed)
+        """One more lease for every lock of the session; says which those are, and which others wait for.
+        Gives up in time for another attempt within the lease."""
+        return self._channel.mutate("/v1/locks/renew", Renew, Renewed, deadline_seconds=RENEW_SECONDS)
 
     def locks(self) -> Locks:
         """All locks of all sessions, with their queues."""

@@ -11,6 +11,7 @@ else may be repeated. A deadline counts silence: it starts again with every byte
 
 import base64
 import errno
+import io
 import itertools
 import logging
 import random
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import msgspec
 import requests
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 
 CONNECT_SECONDS = 3.0
+BLOCK_BYTES = 256 * 1024
 PAUSE_SECONDS_MAX = 2.0
 SEALED = "application/vnd.dfs.sealed"
 
@@ -80,15 +82,19 @@ class HttpWire:
 
     def __init__(self, connections: int = 64) -> None:
         # Not requests.Session: its cookies, proxies, redirects and hooks cost 0.3 ms a call here.
-        self._adapter = HTTPAdapter(pool_connections=64, pool_maxsize=connections)
+        self._adapter = HTTPAdapter()
+        self._adapter.init_poolmanager(64, connections, blocksize=BLOCK_BYTES)
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
     ) -> Answer:
         """Raises NeverReached or ReplyLost."""
         request = PreparedRequest()
-        # An empty body that is not None would go out as a chunked one.
+        # An empty body that is not None would go out as a chunked one. A large one goes in blocks: the
+        # time-out of a socket is for all of what it is given to send (socket.sendall).
         request.method, request.url, request.body = method, url, body or None
+        if len(body) > BLOCK_BYTES:
+            request.body = cast(bytes, io.BytesIO(body))  # its type leaves out files, which requests takes
         request.headers = CaseInsensitiveDict(headers)
         if body or method in ("PUT", "POST"):
             request.headers["Content-Length"] = str(len(body))

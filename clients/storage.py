@@ -16,17 +16,17 @@ class StorageClient:
 
     def register(self, message: Register) -> Registered:
         """The id that this server has in the realm."""
-        return self._channel.call(
-            "POST", "/v1/servers", message, Registered, wait_seconds=self._silence_seconds
+        return self._channel.mutate(
+            "/v1/servers", lambda _: message, Registered, wait_seconds=self._silence_seconds
         )
 
     def heartbeat(self, server: int, message: Heartbeat) -> Tasks:
         """What there is to do. ENOENT: the directory does not know this server any more; register."""
         path = f"/v1/servers/{server}/heartbeat"
-        return self._channel.call("POST", path, message, Tasks, wait_seconds=self._silence_seconds)
+        return self._channel.mutate(path, lambda _: message, Tasks, wait_seconds=self._silence_seconds)
 
     def inventory(self, server: int, message: Inventory) -> InventoryAnswer:
         """Which of these chunks nobody knows. ENOENT as for ``heartbeat``."""
         path = f"/v1/servers/{server}/inventory"
         # A page of 20 000 chunks takes the directory longer than a heartbeat.
-        return self._channel.call("POST", path, message, InventoryAnswer, wait_seconds=30.0)
+        return self._channel.mutate(path, lambda _: message, InventoryAnswer, wait_seconds=30.0)

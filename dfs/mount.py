@@ -119,7 +119,7 @@ def _make_way(place: Path) -> None:
     try:
         found = os.stat(place)
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):  # the latter while the process dies
             raise OSError(error.errno, error.strerror, str(place)) from error
         _unmount(place, lazily=True)
         found = os.stat(place)
@@ -190,7 +190,10 @@ def _start(options: MountOptions, user: str, log_level: str) -> None:
     """Starts the mount's process and waits for its word. Raises what it could not do."""
     log = _log_path(options.mountpoint)
     reading, writing = os.pipe()
-    with log.open("ab") as output, open(reading, "rb") as lines:
+    with (
+        open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output,
+        open(reading, "rb") as lines,
+    ):
         try:
             subprocess.Popen(
                 [python(), "-m", "dfs", *_words(options, user, log_level), "--ready-fd", str(writing)],

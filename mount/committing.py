@@ -8,6 +8,7 @@ What could not be written back when the last handle was closed is tried again in
 it succeeds; meanwhile the lock is kept and the dirty copy stays on disk, where the next mount finds it.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -21,7 +22,7 @@ from mount.conflicts import save_conflict_copy
 from mount.nodes import Node, PendingAttrs, Unsent
 from mount.proxy import Proxy
 from mount.reading import Reader
-from wire.errors import Busy, ChunksMissing, Conflict
+from wire.errors import Busy, ChunksMissing, Conflict, fail
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.directory import Attr, ChunkChange, Commit, OpenWrite
 
@@ -72,16 +73,15 @@ class Committer:
 
     def _begin_upload(self, node: Node, index: int) -> Future[ChunkChange]:
         """Under guard: the upload of the chunk as it is now, which may be under way or done already."""
-        count = node.write_count.get(index, 0)
         known = node.uploaded.get(index)
-        if known is not None and known[0] == count and not (known[1].done() and known[1].exception()):
-            return known[1]
-        future = self._proxy.uploads.submit(self._upload, node.copy, index)
-        node.uploaded[index] = (count, future)
+        if known is not None and not (known.done() and known.exception()):
+            return known
+        future = node.uploaded[index] = self._proxy.uploads.submit(self._upload, node.copy, index)
         return future
 
     def _upload(self, copy: LocalCopy, index: int) -> ChunkChange:
-        return self._proxy.upload(copy.chunk_bytes(index), index)
+        data = copy.chunk_bytes(index)
+        return self._proxy.upload(data, index) if data else ChunkChange(index)
 
     # Commits
 
@@ -89,16 +89,18 @@ class Committer:
         """Makes what is dirty now a version. Raises what stood in the way; it stays dirty then, on disk,
         except after Conflict: then it has become a conflict copy."""
         with node.committing:
-            if (node.lock is None or node.lock_lost) and node.copy.dirty:
+            if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
                 self._regain(node)
+            self._find_sent(node)
             covered = False
             while not covered:
-                if node.unsent is None:
+                is_of_now = node.unsent is None  # else it was begun before what was written since
+                if is_of_now:
                     node.unsent = self._prepare(node)
                 unsent = node.unsent
                 if unsent is not None:
                     self._send(node)
-                covered = unsent is None or len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX
+                covered = unsent is None or (is_of_now and len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX)
 
     def _prepare(self, node: Node) -> Unsent | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
@@ -158,7 +160,7 @@ class Committer:
                 self._settle(node, unsent, attr.version)
                 self._take_attr(node, attr)
                 return
-        raise Conflict("the directory refused the commit again and again")
+        raise fail(errno.EIO, "the directory refused the commit again and again")
 
     @staticmethod
     def _withdraw(node: Node, unsent: Unsent) -> None:
@@ -178,7 +180,6 @@ class Committer:
             if not node.copy.dirty:
                 node.written_at = 0
                 node.uploaded.clear()
-                node.write_count.clear()
 
     def _take_attr(self, node: Node, attr: Attr) -> None:
         with node.guard:
@@ -199,15 +200,18 @@ class Committer:
             found = self._proxy.directory.find_commit(node.ino, node.unsent.commit.commit_id)
             if found.version:
                 self._settle(node, node.unsent, found.version)
-        lock = attr = None
+        self._find_sent(node)
+        lock = attr = busy = None
         try:
             lock = self._proxy.write_locks.acquire(node.ino, REGAIN_SECONDS)
             attr = self._proxy.directory.mutate([OpenWrite(node.ino, lock.grant)], node.caller)[0].attr
         except Busy as error:
+            busy = error
             log.info("inode %d: %s", node.ino, error.detail)
         with node.guard:
             node.lock, node.lock_lost = lock, lock is None
             if lock is not None and attr is not None and attr.version == node.copy.version:
+                node.attr = attr
                 if node.unsent is not None:
                     commit = msgspec.structs.replace(node.unsent.commit, grant=lock.grant)
                     node.unsent = Unsent(commit, node.unsent.snapshot, node.unsent.chunk_ids)
@@ -216,9 +220,25 @@ class Committer:
             self._give_way(node)
         elif attr is not None:
             node.move_to(attr)
+        elif busy is not None:
+            raise busy
+
+    def _find_sent(self, node: Node) -> None:
+        """What became of a commit that an earlier process began and whose recovery the directory did not
+        answer. One that is found nowhere now is refused if it comes later: its token is below ours."""
+        left = node.copy.pending() if node.unsent is None else None
+        if left is None:
+            return
+        found = self._proxy.directory.find_commit(node.ino, left.commit_id)
+        if found.version:
+            node.copy.committed(left.snapshot, found.version, left.chunk_ids)
+        else:
+            node.copy.abort_commit()
 
     def _give_way(self, node: Node) -> None:
         """The loser of a conflict: its content is kept beside the winner's, and its handles say so."""
+        with node.guard:  # from here on nothing is written that the copy would not have
+            node.failure = Conflict("somebody else has written meanwhile")
         name = save_conflict_copy(self._proxy, self._reader, node)
         error = Conflict(f"somebody else has written meanwhile; this content is in {os.fsdecode(name)!r}")
         with node.guard:
@@ -256,7 +276,8 @@ class Committer:
                 nodes = list(self._unsaved)
             saved = [node for node in nodes if self._try_again(node)]
             with self._guard:
-                self._unsaved = [node for node in self._unsaved if node not in saved]
+                for node in saved:  # one for each: another failure may have been added meanwhile
+                    self._unsaved.remove(node)
                 attempt = 0 if saved or not self._unsaved else attempt + 1
             for node in saved:
                 self._on_saved_late(node)

@@ -80,8 +80,9 @@ def _create(proxy: Proxy, node: Node, parent: int, name: bytes, ino: int, grant:
 
 def _chunk(proxy: Proxy, reader: Reader, node: Node, index: int) -> ChunkChange | None:
     """How the copy names its chunk: by upload if it is dirty, by the base's id if it is not."""
-    if index in node.copy.dirty_chunks():
-        return proxy.upload(node.copy.chunk_bytes(index), index)
+    if node.copy.is_dirty(index):
+        data = node.copy.chunk_bytes(index)
+        return proxy.upload(data, index) if data else None
     try:
         chunk = node.copy.chunk_at(index)
     except NeedsManifest:

@@ -15,11 +15,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clients.lock import LockClient
 from wire.errors import Busy, Unavailable, fail
-from wire.limits import LOCK_POLL_SECONDS_MAX, LOCK_RENEW_SECONDS
+from wire.limits import LOCK_RENEW_SECONDS
 from wire.messages.lock import Held, LockAnswer
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 STOCK = 64
 """Inode numbers reserved and locked at a time."""
 
+POLL_SECONDS = 5.0
+"""One held-back request: a grant to a waiter that has died meanwhile costs the next one this and a lease."""
+
 BUSY_SERVER_PAUSE_SECONDS = 0.25
+FRESH_RELEASE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class WriteLock:
     ino: int
     token: int
     grant: bytes
+    is_fresh: bool = False
+    """Of an inode that this session has made: hardly anybody can be waiting for it yet."""
 
 
 class WriteLocks:
@@ -93,11 +99,11 @@ class WriteLocks:
             return lock
         while True:
             now = time.monotonic()
-            poll_seconds = min(max(0.0, last_moment - now), LOCK_POLL_SECONDS_MAX)
-            locks, answer = self._ask([ino], poll_seconds)
+            poll_seconds = min(max(0.0, last_moment - now), POLL_SECONDS)
+            locks, answer = self._ask(
+                [ino], poll_seconds, lambda locks: self._held.update((lock.ino, lock) for lock in locks)
+            )
             if locks:
-                with self._guard:
-                    self._held[ino] = locks[0]
                 return locks[0]
             if time.monotonic() >= last_moment:
                 if wait_seconds:
@@ -106,22 +112,30 @@ class WriteLocks:
             if time.monotonic() - now < poll_seconds / 2:  # the server holds back too many already
                 self._stop.wait(BUSY_SERVER_PAUSE_SECONDS)
 
-    def _ask(self, inos: list[int], wait_seconds: float) -> tuple[list[WriteLock], LockAnswer]:
-        """The locks that were granted, and the first answer."""
+    def _ask(
+        self, inos: list[int], wait_seconds: float, keep: Callable[[list[WriteLock]], None]
+    ) -> tuple[list[WriteLock], LockAnswer]:
+        """The locks that were granted, and the first answer. ``keep`` notes the locks, under guard: before
+        they are asked for no more, or a renewal would take them for unheard."""
+        locks: list[WriteLock] = []
         with self._guard:
             self._asking.update(inos)
         try:
             answers = self._client.acquire(inos, wait_seconds).answers
+            locks += [WriteLock(a.ino, a.token, a.grant) for a in answers if a.grant]
         finally:
             with self._guard:
+                keep(locks)
                 self._asking.subtract(inos)
                 self._asking = +self._asking
-        return [WriteLock(a.ino, a.token, a.grant) for a in answers if a.grant], answers[0]
+        return locks, answers[0]
 
     def _take_back(self, ino: int) -> WriteLock | None:
         """The lock if it was to be given back and nobody waits for it; waits while it is on its way."""
         with self._guard:
-            if ino not in self._wanted and (lock := self._to_release.pop(ino, None)):
+            lock = self._to_release.get(ino)
+            if lock is not None and lock.grant and ino not in self._wanted:
+                del self._to_release[ino]
                 self._held[ino] = lock
                 return lock
             self._guard.wait_for(lambda: ino not in self._to_release and ino not in self._releasing)
@@ -161,8 +175,7 @@ class WriteLocks:
                 self._held[lock.ino] = lock
                 return lock
         # Two are enough here: the thread brings the rest meanwhile.
-        for lock in self._fetch_fresh(2):
-            self.give_back_fresh(lock)
+        self._fetch_fresh(2)
         with self._guard:
             if not self._stock:
                 raise fail(errno.EAGAIN, "no inode numbers could be locked")
@@ -176,8 +189,12 @@ class WriteLocks:
             self._held.pop(lock.ino, None)
             self._stock.append(lock)
 
-    def _fetch_fresh(self, count: int) -> list[WriteLock]:
-        return self._ask(self._reserve(count), 0.0)[0]
+    def _fetch_fresh(self, count: int) -> None:
+        self._ask(
+            self._reserve(count),
+            0.0,
+            lambda locks: self._stock.extend(replace(lock, is_fresh=True) for lock in locks),
+        )
 
     def _refill_loop(self) -> None:
         while True:
@@ -186,12 +203,9 @@ class WriteLocks:
             if self._stop.is_set():
                 return
             try:
-                fresh = self._fetch_fresh(STOCK)
+                self._fetch_fresh(STOCK)
             except OSError as error:
                 log.info("no inode numbers could be reserved: %s", error)
-                continue
-            with self._guard:
-                self._stock.extend(fresh)
 
     # Renewal and release
 
@@ -236,14 +250,22 @@ class WriteLocks:
                 log.info("the write lock of inode %d was lost", lock.ino)
                 self._on_lost(lock.ino)
 
+    def _is_urgent(self) -> bool:
+        """Under guard: locks of new files are given back together; a thousand files need few calls."""
+        everything_is_fresh = all(lock.is_fresh for lock in self._to_release.values())
+        return self._stop.is_set() or not everything_is_fresh or len(self._to_release) >= STOCK
+
     def _release_loop(self) -> None:
         while True:
             with self._guard:
                 self._guard.wait_for(lambda: self._to_release or self._stop.is_set())
+                self._guard.wait_for(self._is_urgent, FRESH_RELEASE_SECONDS)
                 batch = [self._to_release.popitem()[1] for _ in range(min(STOCK, len(self._to_release)))]
                 self._releasing = {lock.ino for lock in batch}
             if not batch:
-                return
+                if self._stop.is_set():
+                    return
+                continue  # an open has taken them back meanwhile
             try:
                 self._client.release([Held(lock.ino, lock.token) for lock in batch], [])
             except OSError as error:

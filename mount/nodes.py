@@ -70,8 +70,7 @@ class Node:
         self.failure: OSError | None = None  # the first failed write-back
         self.pending = PendingAttrs()
         self.written_at = 0  # ns; the last write that no commit has covered
-        self.write_count: dict[int, int] = {}  # a chunk's writes, to know whether an upload is of now
-        self.uploaded: dict[int, tuple[int, Future[ChunkChange]]] = {}
+        self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[int, Future[bool]] = {}
         self.unsent: Unsent | None = None  # under committing
 
@@ -128,8 +127,9 @@ class Node:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""
         self.written_at = time.time_ns()
         self.pending.mtime = None
-        for index in range(offset // CHUNK_BYTES, -(-(offset + max(size, 1)) // CHUNK_BYTES)):
-            self.write_count[index] = self.write_count.get(index, 0) + 1
+        touched = range(offset // CHUNK_BYTES, -(-(offset + max(size, 1)) // CHUNK_BYTES))
+        few = len(touched) <= len(self.uploaded)  # a truncation may touch millions
+        for index in touched if few else [index for index in self.uploaded if index in touched]:
             self.uploaded.pop(index, None)
 
 

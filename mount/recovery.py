@@ -8,12 +8,13 @@ What a close or fsync had begun is committed now, if its base is still the curre
 import logging
 import os
 
-from cache.copies import CopyStore, LocalCopy
+from cache.copies import CopyStore, LocalCopy, Pending
 from mount.committing import Committer
 from mount.conflicts import save_conflict_copy
 from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.reading import Reader
+from wire.chunking import fits
 from wire.errors import Busy, Conflict
 from wire.messages.directory import Attr, OpenWrite
 
@@ -46,11 +47,20 @@ def _recover(proxy: Proxy, copy: LocalCopy) -> str:
             copy.committed(pending.snapshot, found.version, pending.chunk_ids)
             if not copy.dirty:
                 return "its last commit had arrived"
-        elif attr is not None and not pending.later_changes and _commit(proxy, node):
+        elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node):
             return "its last commit was sent again"
     name = save_conflict_copy(proxy, Reader(proxy), node)
     copy.discard()
     return f"content that was never committed is kept as {os.fsdecode(name)!r}"
+
+
+def _is_whole(copy: LocalCopy, pending: Pending) -> bool:
+    """Whether the file has what was to be committed: nothing was written since, and (after a loss of power)
+    nothing is missing."""
+    return not pending.later_changes and all(
+        fits(known[0], copy.chunk_bytes(index)) if known else not copy.chunk_bytes(index)
+        for index, known in pending.chunk_ids.items()
+    )
 
 
 def _commit(proxy: Proxy, node: Node) -> bool:

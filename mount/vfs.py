@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cache.copies import CopyStore, NeedsManifest
@@ -44,6 +45,9 @@ log = logging.getLogger(__name__)
 
 LET_GO_SECONDS = 1.0
 """Even a mount that does not wait for locks gives a holder this long: closing releases in the background."""
+
+GATE_SECONDS = 0.2
+"""Even who must not wait does so for a commit or a release that is under way here."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,10 @@ class Vfs:
 
     def _forget(self, ino: int) -> None:
         if self._table.peek(ino) is None:
-            self._copies.drop(ino)
+            try:
+                self._copies.drop(ino)
+            except ValueError:
+                log.warning("inode %d has content that was never committed; its copy is kept", ino)
 
     # Attributes
 
@@ -358,7 +365,7 @@ class Vfs:
             node.copy.adopt(attr.version, 0)
             node.lock, node.caller = lock, who
         with node.gate:
-            node.writers = 1
+            node.writers += 1
         node.copy.set_origin(parent, name)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if not writes:
@@ -374,14 +381,14 @@ class Vfs:
             node.accept(attr)
 
     def _begin_writing(self, node: Node, flags: int, who: Caller | None) -> None:
-        reads = flags & os.O_ACCMODE == os.O_RDWR
+        reads = flags & os.O_ACCMODE != os.O_WRONLY
         wait_seconds = 0.0 if flags & os.O_NONBLOCK else max(self._lock_wait_seconds, LET_GO_SECONDS)
         try:
-            with node.gate:
-                self._queue_behind_others(node, wait_seconds)
+            with _entered(node, wait_seconds) as left_seconds:
+                self._queue_behind_others(node, left_seconds)
                 if node.failure is not None and node.writers == 0:
                     node.failure = None
-                self._lock_for_writing(node, wait_seconds, reads, who)
+                self._lock_for_writing(node, left_seconds, reads, who)
                 node.writers += 1
         except Busy as error:
             if flags & os.O_NONBLOCK:
@@ -493,6 +500,7 @@ class Vfs:
         self._check_writable(node)
         while True:
             with node.guard:
+                _check_failure(node)
                 at = node.copy.size if handle.appends else offset
                 if at + len(data) > FILE_BYTES_MAX:
                     raise fail(errno.EFBIG)
@@ -521,8 +529,7 @@ class Vfs:
         handle.next_write = end
 
     def _check_writable(self, node: Node) -> None:
-        if node.failure is not None:
-            raise OSError(node.failure.errno, node.failure.strerror)
+        _check_failure(node)
         if node.lock_lost:
             self._committer.regain(node)
 
@@ -538,8 +545,7 @@ class Vfs:
         return handle.node.copy.version
 
     def _write_back(self, node: Node) -> None:
-        if node.failure is not None:
-            raise OSError(node.failure.errno, node.failure.strerror)
+        _check_failure(node)
         try:
             self._committer.commit(node)
         except OSError as error:
@@ -625,10 +631,29 @@ class Vfs:
         self._names.drop_all()
 
 
+def _check_failure(node: Node) -> None:
+    """What could not be written back once is said again and again, until the file is closed."""
+    if node.failure is not None:
+        raise OSError(node.failure.errno, node.failure.strerror)
+
+
 def _check_xattr_name(name: bytes) -> None:
     """cp asks and sets ``system.posix_acl_access`` for every file: what is never there costs no call."""
     if not name.startswith((b"user.", b"trusted.", b"security.")):
         raise fail(errno.EOPNOTSUPP)
+
+
+@contextmanager
+def _entered(node: Node, wait_seconds: float) -> Iterator[float]:
+    """The node's gate, and what is left of the time: who waits for the lock holds the gate meanwhile, and
+    who comes after him waits no longer than he himself may. Raises Busy."""
+    last_moment = time.monotonic() + wait_seconds
+    if not node.gate.acquire(timeout=max(wait_seconds, GATE_SECONDS)):
+        raise Busy("another program of this mount is waiting for this file")
+    try:
+        yield max(0.0, last_moment - time.monotonic())
+    finally:
+        node.gate.release()
 
 
 def _check_openable(attr: Attr) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -175,6 +176,7 @@ def test_what_is_written_after_the_snapshot_stays_dirty(store: CopyStore) -> Non
         copy.snapshot_dirty()
     copy.committed(snapshot, 9, ids)
     assert (copy.version, copy.dirty, copy.dirty_chunks()) == (9, True, [0])
+    assert copy.chunk_at(0) is None, "no committed chunk is what is here"
     commit(copy, 10)
     assert (copy.version, copy.dirty, copy.missing(0, 10**9)) == (10, False, [])
     copy.close()
@@ -324,6 +326,112 @@ def test_a_planted_pickle_is_not_loaded(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "exploded").exists()
     pickle.loads(bytes(bomb))
     assert (tmp_path / "exploded").exists(), "the bomb works"
+
+
+def killed(tmp_path: Path, store: CopyStore) -> CopyStore:
+    """The store that a process finds after the one of ``store`` was killed."""
+    shutil.copytree(tmp_path / "cache", tmp_path / "killed")
+    store.close()
+    return CopyStore(tmp_path / "killed", LIMIT)
+
+
+def test_a_write_during_a_commit_survives_a_kill(store: CopyStore, tmp_path: Path) -> None:
+    copy = store.open(2)
+    copy.write(0, b"sent")
+    snapshot = copy.snapshot_dirty()
+    ids = {0: (new_chunk_id(b"sent"), 4)}
+    copy.begin_commit(snapshot, b"i" * 16, ids)
+    copy.write(0, b"SENT")
+    again = killed(tmp_path, store)
+    copy = again.open(2)
+    pending = copy.pending()
+    assert pending is not None and pending.later_changes
+    copy.committed(pending.snapshot, 8, ids)
+    assert (copy.dirty_chunks(), copy.read(0, 9)) == ([0], b"SENT")
+    again.close()
+
+
+def test_a_cut_during_a_commit_limits_what_the_next_one_keeps(store: CopyStore) -> None:
+    copy = store.open(2)
+    copy.write(0, b"a" * CHUNK_BYTES)
+    copy.write(CHUNK_BYTES, b"b" * 10)
+    snapshot = copy.snapshot_dirty()
+    copy.truncate(CHUNK_BYTES)
+    copy.truncate(CHUNK_BYTES + 10)
+    copy.committed(snapshot, 3, {i: (new_chunk_id(b"x"), 1) for i in (0, 1)})
+    assert (copy.dirty, copy.keep_size, copy.dirty_chunks()) == (True, CHUNK_BYTES, [])
+    assert copy.chunk_at(1) is None
+    copy.close()
+
+
+def test_an_outdated_chunk_is_not_believed_after_a_kill(store: CopyStore, tmp_path: Path) -> None:
+    copy = store.open(2)
+    old = fetched(copy, 1, {0: b"old"}, 3)
+    copy.close()
+    copy = store.open(2)
+    fetched(copy, 2, {0: b"new"}, 3)
+    again = killed(tmp_path, store)
+    copy = again.open(2)
+    copy.adopt(3, 3)
+    copy.learn(0, 1, old)
+    assert copy.missing(0, 3) == [0], "the old content was restored elsewhere, and is not here any more"
+    again.close()
+
+
+def test_what_was_true_of_an_older_version_is_learned_again_after_a_kill(
+    store: CopyStore, tmp_path: Path
+) -> None:
+    copy = store.open(2)
+    fetched(copy, 1, {0: b"a" * CHUNK_BYTES, 1: b"old"}, CHUNK_BYTES + 3)
+    copy.close()
+    copy = store.open(2)
+    copy.adopt(2, CHUNK_BYTES + 3)
+    copy.write(0, b"A" * CHUNK_BYTES)
+    again = killed(tmp_path, store)
+    copy = again.open(2)
+    assert (copy.version, copy.missing(0, CHUNK_BYTES)) == (2, [])
+    with pytest.raises(NeedsManifest):
+        copy.missing(CHUNK_BYTES, 3)
+    again.close()
+
+
+def test_what_no_record_names_is_zeros_after_a_kill(store: CopyStore, tmp_path: Path) -> None:
+    copy = store.open(2)
+    chunks = {0: b"a" * CHUNK_BYTES, 1: b"fetched too late for the record"}
+    places = fetched(copy, 1, {0: chunks[0]}, 2 * CHUNK_BYTES)
+    copy.close()
+    copy = store.open(2)
+    copy.adopt(2, 2 * CHUNK_BYTES)
+    copy.learn(0, 2, places | {1: ChunkAt(1, new_chunk_id(chunks[1]), len(chunks[1]), [1])})
+    place = copy.chunk_at(1)
+    assert place is not None and copy.fill(1, place.id, chunks[1])
+    again = killed(tmp_path, store)
+    copy = again.open(2)
+    copy.adopt(3, 2 * CHUNK_BYTES)
+    copy.learn(0, 2, places)
+    assert (copy.missing(0, 2 * CHUNK_BYTES), copy.read(CHUNK_BYTES, 7)) == ([], bytes(7))
+    again.close()
+
+
+def test_a_record_of_nothing_does_not_hide_a_newer_version(store: CopyStore, tmp_path: Path) -> None:
+    copy = store.open(3)
+    copy.truncate(20)
+    copy.truncate(0)
+    assert not copy.dirty
+    copy.adopt(7, 5)
+    again = killed(tmp_path, store)
+    assert again.dirty_inos() == []
+    again.close()
+
+
+def test_a_chunk_that_was_cut_in_two_is_not_believed(store: CopyStore) -> None:
+    copy = store.open(2)
+    places = fetched(copy, 1, {0: b"abcdef"}, 6)
+    copy.adopt(2, 3)
+    copy.adopt(3, 6)
+    copy.learn(0, 1, places)
+    assert copy.missing(0, 6) == [0]
+    copy.close()
 
 
 # The limit

@@ -54,6 +54,10 @@ class Remote:
             content[index * CHUNK : index * CHUNK + len(data)] = data
         return content[:size]
 
+    def chunks(self) -> dict[bytes, bytes]:
+        """All chunks by their ids."""
+        return dict(chunk for _, chunks in self.versions.values() for chunk in chunks.values())
+
     def add(
         self, base: int, size: int, keep_size: int, changes: dict[int, tuple[bytes, bytes] | None]
     ) -> int:
@@ -137,7 +141,8 @@ class CopyMachine(RuleBasedStateMachine):
         shutil.copytree(self.folder, self.found_after_kill)
 
     @contextmanager
-    def risky(self, kill_at: int | None) -> Iterator[None]:
+    def risky(self, kill_at: int | None, *, torn: bool = False) -> Iterator[None]:
+        """``torn``: a kill in the middle may leave a part of the operation."""
         version, before, self.last_begun = self.copy.version, bytes(self.model), self.begun
         self.kill_at = kill_at
         yield
@@ -146,9 +151,9 @@ class CopyMachine(RuleBasedStateMachine):
         self.kill_at = None
         if self.found_after_kill is not None:
             self.folder, self.found_after_kill = self.found_after_kill, None
-            self.resurrect(version, before)
+            self.resurrect(version, before, torn)
 
-    def resurrect(self, before_version: int, before: bytes) -> None:
+    def resurrect(self, before_version: int, before: bytes, torn: bool) -> None:
         after_version, after = self.copy.version, bytes(self.model)
         self.store.close()
         self.store = CopyStore(self.folder, 10**9)
@@ -159,6 +164,7 @@ class CopyMachine(RuleBasedStateMachine):
             assert self.copy.version in (before_version, after_version)
             self.fetch(0, SIZE_MAX)
             found = self.copy.read(0, SIZE_MAX + 1)
+            assert torn or found in (before, after)
             assert min(len(before), len(after)) <= len(found) <= max(len(before), len(after))
             for shown, *allowed in zip(found, padded(before, found), padded(after, found), strict=True):
                 assert shown in allowed
@@ -208,7 +214,7 @@ class CopyMachine(RuleBasedStateMachine):
 
     @rule(offset=offsets, size=lengths, fill=st.integers(1, 255), kill_at=kills)
     def write(self, offset: int, size: int, fill: int, kill_at: int | None) -> None:
-        with self.risky(kill_at):
+        with self.risky(kill_at, torn=True):
             size = min(size, SIZE_MAX - offset) or 1
             data = bytes((fill + i) % 255 + 1 for i in range(16)) * (size // 16 + 1)
             self.fetch_what_is_cut(offset, size)
@@ -218,7 +224,7 @@ class CopyMachine(RuleBasedStateMachine):
 
     @rule(offset=offsets, size=lengths, kill_at=kills)
     def punch(self, offset: int, size: int, kill_at: int | None) -> None:
-        with self.risky(kill_at):
+        with self.risky(kill_at, torn=True):
             self.fetch_what_is_cut(offset, min(size, len(self.model) - offset))
             self.copy.punch(offset, size)
             end = min(offset + size, len(self.model))
@@ -243,14 +249,16 @@ class CopyMachine(RuleBasedStateMachine):
             assert buffer[:count] == expected
 
     @precondition(lambda self: self.begun is None)
-    @rule(chunks_max=st.integers(1, 9))
-    def snapshot(self, chunks_max: int) -> None:
+    @rule(chunks_max=st.sampled_from([1, 9, 9]), begin=st.booleans())
+    def snapshot(self, chunks_max: int, begin: bool) -> None:
         self.begun = Begun(self.copy.snapshot_dirty(chunks_max), self.copy)
         if len(self.begun.changes) == len(self.copy.dirty_chunks()):
             base, begun = self.copy.version, self.begun.snapshot
             made = self.remote.add(base, begun.size, begun.keep_size, self.begun.changes)
             assert self.remote.content(made) == self.model, "all of it was in the snapshot"
             del self.remote.versions[made]
+        if begin:
+            self.copy.begin_commit(self.begun.snapshot, b"c" * 16, self.begun.ids)
 
     @precondition(lambda self: self.begun is not None)
     @rule(kill_at=kills)
@@ -391,6 +399,11 @@ class CopyMachine(RuleBasedStateMachine):
             expected = bytes(self.model[index * CHUNK : (index + 1) * CHUNK])
             assert self.copy.read(index * CHUNK, CHUNK) == expected, f"chunk {index}"
             assert self.copy.chunk_bytes(index) in (expected, b"")
+            place = self.copy.chunk_at(index)
+            assert place is None or not self.copy.is_dirty(index)
+            if not self.copy.is_dirty(index):
+                named = self.remote.chunks()[place.id] if place else b""
+                assert padded(named, expected) == expected, f"chunk {index} is named wrongly"
 
     @invariant()
     def what_is_clean_is_the_base(self) -> None:

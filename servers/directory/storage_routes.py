@@ -1,7 +1,11 @@
 """The routes of the storage side: what file servers call, and the looks from outside."""
 
+import threading
+from collections import OrderedDict
+
 from servers.directory.storage import Storage
 from servers.web import Call, Door
+from wire.errors import Replayed
 from wire.messages.directory import (
     GetPlacement,
     Heartbeat,
@@ -16,17 +20,44 @@ from wire.messages.directory import (
 )
 from wire.tickets import Role
 
+SESSIONS_REMEMBERED = 10_000
+
+
+class _Order:
+    """Refuses what a file server has said before something newer: an old heartbeat that is sent again would
+    bring a dead server to life. The same request may come again, its answer may have been lost."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._last: OrderedDict[tuple[int, str], int] = OrderedDict()
+
+    def check(self, call: Call, what: str) -> None:
+        """Raises Replayed, or BadMessage if the request has no number."""
+        key, number = (call.ticket.session, what), call.counter()
+        with self._guard:
+            if number < self._last.get(key, 0):
+                raise Replayed("something newer was said already")
+            self._last[key] = number
+            self._last.move_to_end(key)
+            if len(self._last) > SESSIONS_REMEMBERED:
+                self._last.popitem(last=False)
+
 
 def add_storage_routes(door: Door, storage: Storage) -> None:
     """Adds the routes; file servers show join tickets, clients directory tickets."""
 
+    order = _Order()
+
     def register(call: Call) -> Registered:
+        order.check(call, "register")
         return storage.register(call.message(Register))
 
     def heartbeat(call: Call, server: int) -> Tasks:
+        order.check(call, "heartbeat")
         return storage.heartbeat(server, call.message(Heartbeat))
 
     def inventory(call: Call, server: int) -> InventoryAnswer:
+        order.check(call, "inventory")
         return storage.inventory(server, call.message(Inventory))
 
     def servers(call: Call) -> Servers:

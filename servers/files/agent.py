@@ -162,16 +162,20 @@ class Agent:
                 log.exception("the inventory failed unforeseen")
 
     def _take_inventory(self, server: int) -> None:
-        """Names every chunk to the directory, and deletes those that it does not know and that are old."""
+        """Names every chunk to the directory, and deletes those that it does not know and that are old.
+
+        The inventory begins before the first page is listed: what is stored and committed in between is
+        then recorded as of this inventory, and not missed at its end.
+        """
+        self._directory.inventory(server, Inventory([], first=True))
         page = self._store.page(b"", INVENTORY_PAGE)
-        first = True
         while not self._stopping.is_set():
             following = self._store.page(page[-1], INVENTORY_PAGE) if page else []
-            answer = self._directory.inventory(server, Inventory(page, first, last=not following))
+            answer = self._directory.inventory(server, Inventory(page, last=not following))
             moment = self._config.clock() - answer.older_than_seconds
             for chunk_id in self._store.stored_before(answer.unknown, moment):
                 self._store.delete(chunk_id)
                 log.info("chunk %s belonged to no version and was deleted", chunk_id.hex())
             if not following:
                 return
-            page, first = following, False
+            page = following

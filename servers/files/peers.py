@@ -1,7 +1,8 @@
 """How a file server speaks to the others of its realm: with tickets that it makes for itself.
 
 It has the ticket keys of the file servers and of the services (servers.keys), so nobody else need be
-asked; the tickets live as long as a client's and are replaced at two thirds of it.
+asked. The tickets are short-lived, and replaced at two thirds of their life: what somebody overheard and
+sends again is refused soon, also by a directory that has forgotten what it was told.
 """
 
 import secrets
@@ -9,13 +10,15 @@ from collections.abc import Callable
 
 from clients.session import Keyring
 from servers.keys import ServiceKeys
-from wire.limits import TICKET_SECONDS
 from wire.messages.auth import Credential, Session
 from wire.sealing import new_key
 from wire.tickets import Role, Ticket, seal_ticket
 
 USER = "file-server"
 """Not a user: no ticket that it makes opens a session at the directory's or lock server's user side."""
+
+LIFE_SECONDS = 300.0
+"""Also how far the clocks of two machines may differ."""
 
 _NOBODY = 65534
 
@@ -37,10 +40,10 @@ class OwnKeyring(Keyring):
 
 
 def _mint(keys: ServiceKeys, name: str, number: int, now: float) -> Session:
-    expires = now + TICKET_SECONDS
+    expires = now + LIFE_SECONDS
     credentials = []
     for role in (Role.FILES, Role.JOIN):
         key = new_key()
         ticket = Ticket(role, number, USER, _NOBODY, [_NOBODY], False, False, name, key, expires)
         credentials.append(Credential(role, key, seal_ticket(keys.tickets[role], ticket)))
-    return Session(number, USER, _NOBODY, [_NOBODY], False, False, expires, TICKET_SECONDS, credentials)
+    return Session(number, USER, _NOBODY, [_NOBODY], False, False, expires, LIFE_SECONDS, credentials)

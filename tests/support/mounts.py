@@ -1,9 +1,13 @@
 """Real mounts of a real realm: the command, a temporary mountpoint, a process of its own."""
 
+import hashlib
+import itertools
 import os
 import re
+import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -11,8 +15,82 @@ import msgspec
 
 from mount.registry import MountRecord, mountpoints
 from tests.support.logs import unexpected
-from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
+
+_numbers = itertools.count(1)
+
+
+def fresh_mount(realm: RealRealm, user: str, *options: str) -> "RealMount":
+    """A mount that has nothing in its cache."""
+    return RealMount(realm, f"fresh-{next(_numbers)}", user, *options)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder``: its path and content."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+_WRITER = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+os.write(descriptor, sys.argv[2].encode())
+print(flush=True)
+sys.stdin.readline()
+try:
+    os.close(descriptor)
+except OSError as error:
+    print(error.errno)
+else:
+    print(0)
+"""
+
+
+class Writer:
+    """A program that has opened a file and written ``text`` at its beginning, and goes on when it is told to.
+
+    A process of its own: whenever the test itself starts a process, what it has open is closed there, and
+    every close commits.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(path), text],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._ask()
+
+    def close(self) -> int:
+        """It closes the file and ends; the errno, 0 for none."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        number = int(self._ask())
+        self._end()
+        return number
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._end()
+
+    def _ask(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the writing program died"
+        return line
+
+    def _end(self) -> None:
+        self._process.wait(60)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def conflict_copies(path: Path) -> list[Path]:
+    """The conflict copies beside a file."""
+    return [found for found in path.parent.iterdir() if found.name.startswith(f"{path.name} (conflict ")]
 
 
 class RealMount:
@@ -61,11 +139,12 @@ class RealMount:
 
     def kill(self) -> None:
         """SIGKILL to the mount's process, which leaves a dead mount behind."""
-        pid = self.record().pid
-        process = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid))
+        process = os.pidfd_open(self.record().pid)
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        # Not before all of its threads have ended is the mount dead.
+        ended, _, _ = select.select([process], [], [], 20)
         os.close(process)
+        assert ended
 
     def log(self) -> str:
         """The mount's log."""
@@ -87,11 +166,5 @@ class RealMount:
         assert not surprises, "unexpected in the mount's log:\n" + "\n".join(surprises)
 
     def _logs(self) -> list[Path]:
-        return sorted((self.realm.state(self.user) / "log").glob("mount-*.log"))
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        return sorted((self.realm.state(self.user) / "log").glob(f"mount-{name}.log"))
