@@ -24,7 +24,7 @@ from mount.proxy import Proxy
 from mount.reading import Reader
 from wire.errors import Busy, ChunksMissing, Conflict, fail
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
-from wire.messages.directory import Attr, ChunkChange, Commit, OpenWrite
+from wire.messages.directory import Attr, ChunkChange, Commit
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Committer:
         self._reader = reader
         self._on_settled = on_settled
         self._on_saved_late = on_saved_late
+        self._uploads_fail = False
         self._unsaved: list[Node] = []
         self._guard = threading.Condition()
         self._stopping = False
@@ -68,20 +69,31 @@ class Committer:
     # Early uploads
 
     def upload_early(self, node: Node, index: int) -> None:
-        """Under guard: begins to upload a chunk that a sequential writer has filled."""
-        self._begin_upload(node, index)
+        """Under guard: begins to upload a chunk that a sequential writer has filled. While uploads fail, the
+        commit will tell; nothing is queued that its deadline would have to wait for."""
+        if not self._uploads_fail:
+            self._begin_upload(node, index, CHUNK_BYTES)
 
-    def _begin_upload(self, node: Node, index: int) -> Future[ChunkChange]:
-        """Under guard: the upload of the chunk as it is now, which may be under way or done already."""
+    def _begin_upload(self, node: Node, index: int, length: int) -> Future[ChunkChange]:
+        """Under guard: the upload of the chunk as it is now, which may be under way or done already; of at
+        most ``length`` bytes, because the file may grow before they are read."""
         known = node.uploaded.get(index)
-        if known is not None and not (known.done() and known.exception()):
+        if known is not None and not (known.done() and (known.cancelled() or known.exception())):
             return known
-        future = node.uploaded[index] = self._proxy.uploads.submit(self._upload, node.copy, index)
+        future = node.uploaded[index] = self._proxy.uploads.submit(self._upload, node.copy, index, length)
         return future
 
-    def _upload(self, copy: LocalCopy, index: int) -> ChunkChange:
-        data = copy.chunk_bytes(index)
-        return self._proxy.upload(data, index) if data else ChunkChange(index)
+    def _upload(self, copy: LocalCopy, index: int, length: int) -> ChunkChange:
+        data = copy.chunk_bytes(index)[:length]
+        if not data:
+            return ChunkChange(index)
+        try:
+            change = self._proxy.upload(data, index)
+        except OSError:
+            self._uploads_fail = True
+            raise
+        self._uploads_fail = False
+        return change
 
     # Commits
 
@@ -101,6 +113,7 @@ class Committer:
                 if unsent is not None:
                     self._send(node)
                 covered = unsent is None or (is_of_now and len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX)
+                covered = covered and not node.pending  # set while the commit was on its way
 
     def _prepare(self, node: Node) -> Unsent | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
@@ -109,14 +122,18 @@ class Committer:
                 return None
             snapshot = node.copy.snapshot_dirty()
             uploads = {
-                index: self._begin_upload(node, index) if index * CHUNK_BYTES < snapshot.size else None
+                index: self._begin_upload(node, index, left) if left > 0 else None
                 for index in snapshot.chunks
+                for left in (min(CHUNK_BYTES, snapshot.size - index * CHUNK_BYTES),)
             }
             pending, node.pending = node.pending, PendingAttrs()
         try:
             changes = [u.result() if u else ChunkChange(index) for index, u in uploads.items()]
             return self._write_down(node, snapshot, changes, pending)
         except BaseException:
+            for upload in uploads.values():
+                if upload:
+                    upload.cancel()
             with node.guard:
                 node.pending = _merged(pending, node.pending)
             raise
@@ -155,6 +172,12 @@ class Committer:
             except Conflict as error:
                 log.info("inode %d: %s", node.ino, error.detail)
                 self._regain(node)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EACCES, errno.EINVAL):  # it never will succeed as it is
+                    self._withdraw(node, unsent)
+                    if error.errno == errno.EPERM:
+                        node.pending = PendingAttrs()
+                raise
             else:
                 assert attr is not None, "a commit is answered with attributes"
                 self._settle(node, unsent, attr.version)
@@ -183,7 +206,8 @@ class Committer:
 
     def _take_attr(self, node: Node, attr: Attr) -> None:
         with node.guard:
-            node.attr = attr
+            if attr.change >= node.attr.change:
+                node.attr = attr
         self._on_settled(node)
 
     # Lost locks
@@ -204,7 +228,8 @@ class Committer:
         lock = attr = busy = None
         try:
             lock = self._proxy.write_locks.acquire(node.ino, REGAIN_SECONDS)
-            attr = self._proxy.directory.mutate([OpenWrite(node.ino, lock.grant)], node.caller)[0].attr
+            # Not OpenWrite: the leave to write was given when the file was opened.
+            attr = self._proxy.directory.attrs([node.ino], node.caller)[0]
         except Busy as error:
             busy = error
             log.info("inode %d: %s", node.ino, error.detail)
@@ -217,11 +242,16 @@ class Committer:
                     node.unsent = Unsent(commit, node.unsent.snapshot, node.unsent.chunk_ids)
                 return
         if node.copy.dirty:
-            self._give_way(node)
-        elif attr is not None:
+            self._give_way(node, attr)
+        if attr is not None:
             node.move_to(attr)
-        elif busy is not None:
-            raise busy
+        with node.guard:
+            node.unsent = None
+            node.pending = PendingAttrs()
+            if busy is None:  # who has it open for writing may have read what is not true any more
+                node.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
+                raise node.failure
+        raise busy
 
     def _find_sent(self, node: Node) -> None:
         """What became of a commit that an earlier process began and whose recovery the directory did not
@@ -235,7 +265,7 @@ class Committer:
         else:
             node.copy.abort_commit()
 
-    def _give_way(self, node: Node) -> None:
+    def _give_way(self, node: Node, attr: Attr | None) -> None:
         """The loser of a conflict: its content is kept beside the winner's, and its handles say so."""
         with node.guard:  # from here on nothing is written that the copy would not have
             node.failure = Conflict("somebody else has written meanwhile")
@@ -247,6 +277,8 @@ class Committer:
             node.pending = PendingAttrs()
             node.written_at = 0
             node.failure = error
+            if attr is not None:
+                node.move_to(attr)
         log.warning("inode %d: %s", node.ino, error.detail)
         raise error
 
@@ -289,6 +321,9 @@ class Committer:
             return True
         except OSError as error:
             log.info("inode %d is still not written back: %s", node.ino, error)
+            return False
+        except Exception:
+            log.exception("inode %d is still not written back", node.ino)
             return False
         return True
 

@@ -86,6 +86,6 @@ def _chunk(proxy: Proxy, reader: Reader, node: Node, index: int) -> ChunkChange 
     try:
         chunk = node.copy.chunk_at(index)
     except NeedsManifest:
-        reader.ensure(node, index * CHUNK_BYTES, 1)
+        reader.ensure(node, index * CHUNK_BYTES, 1, node.caller)
         chunk = node.copy.chunk_at(index)
     return ChunkChange(index, chunk.id, chunk.size) if chunk else None

@@ -107,9 +107,10 @@ class Node:
         """
         with self.guard:
             if attr.version != self.copy.version:
-                if self.is_ours:
+                stays = not may_move and attr.size == self.copy.size
+                if self.is_ours or (stays and attr.version > self.copy.version):
                     attr = msgspec.structs.replace(attr, size=self.attr.size, version=self.attr.version)
-                elif attr.version < self.copy.version or not (may_move or attr.size != self.copy.size):
+                elif attr.version < self.copy.version:
                     return
                 else:
                     self.copy.adopt(attr.version, attr.size)
@@ -140,6 +141,8 @@ class Handle:
     number: int
     node: Node
     flags: int
+    caller: Caller | None
+    """For whom it was opened."""
     is_writer: bool
     """Counted in ``Node.writers``: opened for writing, or with O_TRUNC."""
     next_read: int = 0
@@ -204,10 +207,10 @@ class NodeTable:
         finally:
             self.unpin(node)
 
-    def add_handle(self, node: Node, flags: int, *, is_writer: bool) -> Handle:
+    def add_handle(self, node: Node, flags: int, who: Caller | None, *, is_writer: bool) -> Handle:
         """A handle for a node that the caller has pinned."""
         with self._guard:
-            handle = Handle(self._next_handle, node, flags, is_writer)
+            handle = Handle(self._next_handle, node, flags, who, is_writer)
             self._next_handle += 1
             self._handles[handle.number] = handle
             return handle

@@ -64,8 +64,8 @@ class Proxy:
 
     def close(self) -> None:
         """Finishes transfers and gives all locks back."""
-        self.uploads.shutdown()
-        self.downloads.shutdown()
+        self.uploads.shutdown(cancel_futures=True)
+        self.downloads.shutdown(cancel_futures=True)
         self.write_locks.close()
         self._stop.set()
         self._renewal.join()

@@ -7,6 +7,7 @@ from cache.copies import NeedsManifest
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from wire.limits import CHUNK_BYTES
+from wire.messages.common import Caller
 from wire.messages.directory import ChunkAt
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,12 @@ class Reader:
                 if self._is_here(node, offset, len(buffer)):
                     count = node.copy.read_into(offset, buffer)
                     break
-            self.ensure(node, offset, len(buffer))
+            self.ensure(node, offset, len(buffer), handle.caller)
         self._run_ahead(handle, offset, count)
         return count
 
-    def ensure(self, node: Node, offset: int, size: int) -> None:
-        """Fetches what is missing in the range. Raises what the last replica said."""
+    def ensure(self, node: Node, offset: int, size: int, who: Caller | None) -> None:
+        """Fetches what is missing in the range, for ``who``. Raises what the last replica said."""
         while True:
             with node.guard:
                 version = node.copy.version
@@ -42,9 +43,9 @@ class Reader:
                     missing = node.copy.missing(offset, size)
                 except NeedsManifest as need:
                     missing, unlearned = None, need.index
-                futures = [self._fetch(node, index) for index in missing or ()]
+                futures = [self._fetch(node, index, who) for index in missing or ()]
             if missing is None:
-                self._learn(node, version, unlearned)
+                self._learn(node, version, unlearned, who)
             elif not missing:
                 return
             for future in futures:
@@ -57,30 +58,41 @@ class Reader:
         except NeedsManifest:
             return False
 
-    def _learn(self, node: Node, version: int, index: int) -> None:
-        manifest = self._proxy.manifest(node.ino, version, index, node.caller)
+    def _learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
+        manifest = self._proxy.manifest(node.ino, version, index, who)
         with node.guard:
             if node.copy.version == manifest.version:
                 node.copy.learn(index, self._proxy.manifest_chunks, {c.index: c for c in manifest.chunks})
 
-    def _fetch(self, node: Node, index: int) -> Future[bool]:
+    def _fetch(self, node: Node, index: int, who: Caller | None) -> Future[bool]:
         """Under guard: the one download of this chunk that is under way."""
         future = node.fetching.get(index)
         if future is None:
             chunk = node.copy.chunk_at(index)
             assert chunk is not None, "a chunk that is missing has a place in the manifest"
-            future = self._proxy.downloads.submit(self._download, node, chunk)
+            future = self._proxy.downloads.submit(self._download, node, chunk, who)
             node.fetching[index] = future
         return future
 
-    def _download(self, node: Node, chunk: ChunkAt) -> bool:
+    def _download(self, node: Node, chunk: ChunkAt, who: Caller | None) -> bool:
         try:
-            data = self._proxy.download(chunk)
+            data = self._get(node, chunk, who)
             with node.guard:
                 return node.copy.fill(chunk.index, chunk.id, data)
         finally:
             with node.guard:
                 node.fetching.pop(chunk.index, None)
+
+    def _get(self, node: Node, chunk: ChunkAt, who: Caller | None) -> bytes:
+        try:
+            return self._proxy.download(chunk)
+        except OSError:
+            # The chunk may have been copied to other servers since its place was learned.
+            manifest = self._proxy.manifest(node.ino, node.copy.version, chunk.index, who)
+            again = next((other for other in manifest.chunks if other.id == chunk.id), None)
+            if again is None or again.servers == chunk.servers:
+                raise
+            return self._proxy.download(again)
 
     def _run_ahead(self, handle: Handle, offset: int, count: int) -> None:
         if not count:
@@ -100,4 +112,4 @@ class Reader:
             except NeedsManifest:
                 return
             for ahead in missing:
-                self._fetch(node, ahead)
+                self._fetch(node, ahead, handle.caller)

@@ -7,6 +7,7 @@ What a close or fsync had begun is committed now, if its base is still the curre
 
 import logging
 import os
+from contextlib import closing
 
 from cache.copies import CopyStore, LocalCopy, Pending
 from mount.committing import Committer
@@ -16,7 +17,8 @@ from mount.proxy import Proxy
 from mount.reading import Reader
 from wire.chunking import fits
 from wire.errors import Busy, Conflict
-from wire.messages.directory import Attr, OpenWrite
+from wire.limits import LOCK_LEASE_SECONDS
+from wire.messages.directory import Attr
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +27,12 @@ def recover(proxy: Proxy, copies: CopyStore) -> int:
     """Goes through all dirty copies; returns how many are still dirty because a service did not answer."""
     left = 0
     for ino in copies.dirty_inos():
-        copy = copies.open(ino)
         try:
-            log.warning("inode %d: %s", ino, _recover(proxy, copy))
-        except OSError as error:
+            with closing(copies.open(ino)) as copy:
+                log.warning("inode %d: %s", ino, _recover(proxy, copy))
+        except Exception as error:  # one copy that is damaged must not keep the others, or the mount
             left += 1
-            log.warning("inode %d is left dirty for the next mount: %s", ino, error)
-        finally:
-            copy.close()
+            log.warning("inode %d is left dirty for the next mount: %r", ino, error)
     return left
 
 
@@ -49,6 +49,8 @@ def _recover(proxy: Proxy, copy: LocalCopy) -> str:
                 return "its last commit had arrived"
         elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node):
             return "its last commit was sent again"
+    if not copy.dirty:
+        return "it lost to another writer, and was kept as a conflict copy"
     name = save_conflict_copy(proxy, Reader(proxy), node)
     copy.discard()
     return f"content that was never committed is kept as {os.fsdecode(name)!r}"
@@ -68,11 +70,12 @@ def _commit(proxy: Proxy, node: Node) -> bool:
     reader = Reader(proxy)
     committer = Committer(proxy, reader, on_settled=lambda _: None, on_saved_late=lambda _: None)
     try:
-        lock = proxy.write_locks.acquire(node.ino, 0.0)
+        # Until the dead mount's own lease is over.
+        lock = proxy.write_locks.acquire(node.ino, LOCK_LEASE_SECONDS + 5)
     except Busy:
         return False
     try:
-        attr = proxy.directory.mutate([OpenWrite(node.ino, lock.grant)])[0].attr
+        attr = proxy.directory.attrs([node.ino])[0]
         if attr is None or attr.version != node.copy.version:
             return False
         node.copy.abort_commit()

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from cache.copies import CopyStore, NeedsManifest
 from mount.committing import Committer
+from mount.locks import WriteLock
 from mount.names import Names
 from mount.nodes import Handle, Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
@@ -46,8 +48,26 @@ log = logging.getLogger(__name__)
 LET_GO_SECONDS = 1.0
 """Even a mount that does not wait for locks gives a holder this long: closing releases in the background."""
 
+WAITERS_MAX = 40
+"""Opens that wait for locks at the same time; a binding must have more threads than that."""
+
 GATE_SECONDS = 0.2
 """Even who must not wait does so for a commit or a release that is under way here."""
+
+
+NOT_CREATED = frozenset(
+    {
+        errno.EEXIST,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOSPC,
+        errno.EDQUOT,
+    }
+)
+"""What says for sure that a creation has not taken place, and its inode number is free."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,7 @@ class Vfs:
         self._proxy = proxy
         self._copies = copies
         self._lock_wait_seconds = lock_wait_seconds
+        self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
         self._names = Names(proxy.directory)
         self._table = NodeTable(copies)
         self._reader = Reader(proxy)
@@ -87,7 +108,8 @@ class Vfs:
         self._committer.start()
 
     def close(self) -> None:
-        """Ends it. What could not be written back stays in the cache folder for the next mount."""
+        """Ends it. What cannot be written back now stays in the cache folder for the next mount."""
+        self.write_back_all()
         self._committer.close()
         for node in self._table.nodes():
             if node.copy.dirty:
@@ -178,7 +200,8 @@ class Vfs:
 
     def _is_open(self, parent: int, name: bytes, who: Caller | None) -> bool:
         try:
-            return self._table.peek(self._names.child(parent, name, who).ino) is not None
+            attr = self._names.child(parent, name, who)
+            return attr.nlink == 1 and self._table.peek(attr.ino) is not None
         except OSError:
             return False  # the change itself will say what is wrong
 
@@ -197,6 +220,10 @@ class Vfs:
         if node is not None and node.is_ours:
             return node.shown_attr()
         return self._shown(self._names.attr(ino, who))
+
+    def inode_of(self, number: int) -> int:
+        """The inode of an open file."""
+        return self._handle(number).node.ino
 
     def handle_attr(self, number: int) -> Attr:
         """The attributes of an open file, also when it has no name any more."""
@@ -236,6 +263,8 @@ class Vfs:
                 return False  # the commit is made in the name of who opened for writing
             if not is_owner(self._who(who), node.attr):
                 return False
+            if changes.mode is not None and node.attr.size:
+                return False  # it holds at once; but in a file that is being made there is nothing yet
             if changes.uid not in (None, node.attr.uid) or changes.gid not in (None, node.attr.gid):
                 return False
             now = time.time_ns()
@@ -246,6 +275,15 @@ class Vfs:
             if changes.mtime is not None or changes.mtime_now:
                 node.pending.mtime = now if changes.mtime is None else changes.mtime
             return True
+
+    def target(self, names: Sequence[bytes], who: Caller | None) -> int:
+        """The inode that a change of a path is for. What this mount has open for writing is believed to be
+        what is meant (a descriptor's change comes as a path's); else the directory is asked."""
+        believed = self._names.walk(names, who)[-1].ino
+        node = self._table.peek(believed)
+        if node is not None and node.is_ours:
+            return believed
+        return self._names.walk(names, who, fresh=True)[-1].ino
 
     def access(self, ino: int, wanted: int, who: Caller | None) -> None:
         """Raises EACCES unless ``who`` has all wanted bits (R 4, W 2, X 1)."""
@@ -335,7 +373,7 @@ class Vfs:
             if not (writes and self._stop_writing(node)):
                 self._unpin(node)
             raise
-        return self._table.add_handle(node, flags, is_writer=writes)
+        return self._table.add_handle(node, flags, who, is_writer=writes)
 
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
         """Opens what a path names now: one call to the directory both walks it and tells the version."""
@@ -355,22 +393,31 @@ class Vfs:
         try:
             attr = self._made(parent, name, self._change(op, who))
         except OSError as error:
-            if error.errno == errno.ETIMEDOUT:  # it may have been carried out: the number is used up
-                self._proxy.write_locks.release(lock.ino)
-            else:
+            if error.errno in NOT_CREATED:
                 self._proxy.write_locks.give_back_fresh(lock)
+            else:  # it may have been carried out: the number is used up
+                self._proxy.write_locks.release(lock.ino)
             raise
-        node = self._table.pin(attr)
+        try:
+            node = self._table.pin(attr)
+        except BaseException:
+            self._proxy.write_locks.release(lock.ino)
+            raise
         with node.guard:
             node.copy.adopt(attr.version, 0)
             node.lock, node.caller = lock, who
         with node.gate:
             node.writers += 1
-        node.copy.set_origin(parent, name)
+        try:
+            node.copy.set_origin(parent, name)
+        except BaseException:
+            if not self._stop_writing(node):
+                self._unpin(node)
+            raise
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if not writes:
             self._stop_writing(node)
-        return self._table.add_handle(node, flags, is_writer=writes), attr
+        return self._table.add_handle(node, flags, who, is_writer=writes), attr
 
     def _begin_reading(self, node: Node, attr: Attr, who: Caller | None) -> None:
         if not may(self._who(who), attr, READ):
@@ -384,7 +431,7 @@ class Vfs:
         reads = flags & os.O_ACCMODE != os.O_WRONLY
         wait_seconds = 0.0 if flags & os.O_NONBLOCK else max(self._lock_wait_seconds, LET_GO_SECONDS)
         try:
-            with _entered(node, wait_seconds) as left_seconds:
+            with self._entered(node, wait_seconds) as left_seconds:
                 self._queue_behind_others(node, left_seconds)
                 if node.failure is not None and node.writers == 0:
                     node.failure = None
@@ -404,9 +451,11 @@ class Vfs:
 
     def _lock_for_writing(self, node: Node, wait_seconds: float, reads: bool, who: Caller | None) -> None:
         """Under gate: takes the lock unless it is ours, and the directory's leave for this caller."""
-        lock = node.lock
-        if lock is None:
-            lock = self._proxy.write_locks.acquire(node.ino, wait_seconds)
+        if node.lock is not None and node.lock_lost:
+            self._committer.regain(node)
+        if node.caller != who and (node.copy.dirty or node.pending):
+            self._committer.commit(node)  # in the name of who wrote it
+        lock = node.lock or self._wait_for_lock(node.ino, wait_seconds)
         try:
             attr, _ = self._change(OpenWrite(node.ino, lock.grant, reads), who)
         except BaseException:
@@ -421,6 +470,40 @@ class Vfs:
                     node.move_to(attr)
                 node.lock, node.lock_lost = lock, False
             node.caller = who
+
+    def _wait_for_lock(self, ino: int, wait_seconds: float) -> WriteLock:
+        """The write lock. Those who wait never take the threads that their holders need to let go."""
+        try:
+            return self._proxy.write_locks.acquire(ino, 0.0)
+        except Busy:
+            if not wait_seconds:
+                raise
+        with self._waiting() as may_wait:
+            return self._proxy.write_locks.acquire(ino, wait_seconds if may_wait else 0.0)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[bool]:
+        may_wait = self._waiters.acquire(blocking=False)
+        try:
+            yield may_wait
+        finally:
+            if may_wait:
+                self._waiters.release()
+
+    @contextmanager
+    def _entered(self, node: Node, wait_seconds: float) -> Iterator[float]:
+        """The node's gate, and what is left of the time: who waits for the lock holds the gate meanwhile,
+        and who comes after him waits no longer than he himself may. Raises Busy."""
+        last_moment = time.monotonic() + wait_seconds
+        if not node.gate.acquire(timeout=GATE_SECONDS):
+            with self._waiting() as may_wait:
+                entered = may_wait and node.gate.acquire(timeout=wait_seconds)
+            if not entered:
+                raise Busy("another program of this mount is waiting for this file")
+        try:
+            yield max(0.0, last_moment - time.monotonic())
+        finally:
+            node.gate.release()
 
     def release(self, number: int) -> None:
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""
@@ -441,6 +524,10 @@ class Vfs:
                 pass  # said and kept as a conflict copy
             except OSError as error:
                 log.warning("inode %d could not be written back, it is tried again: %s", node.ino, error)
+                self._committer.retry_later(node)
+                return True
+            except Exception:
+                log.exception("inode %d could not be written back, it is tried again", node.ino)
                 self._committer.retry_later(node)
                 return True
             self._let_go(node)
@@ -506,12 +593,14 @@ class Vfs:
                     raise fail(errno.EFBIG)
                 borders = _partly_covered(at, len(data), node.copy.size)
                 if all(self._is_here(node, index) for index in borders):
-                    node.copy.write(at, data)
-                    node.note_write(at, len(data))
+                    try:
+                        node.copy.write(at, data)
+                    finally:  # of a write that failed a part may be in place
+                        node.note_write(at, len(data))
                     self._upload_what_is_full(handle, at, len(data))
                     return len(data)
             for index in borders:
-                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES)
+                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES, handle.caller)
 
     @staticmethod
     def _is_here(node: Node, index: int) -> bool:
@@ -567,7 +656,7 @@ class Vfs:
                     node.note_write(offset, size)
                     return
             for index in borders:
-                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES)
+                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES, handle.caller)
 
     def _set_size(self, ino: int, size: int, who: Caller | None, number: int | None) -> None:
         if size > FILE_BYTES_MAX:
@@ -594,12 +683,15 @@ class Vfs:
             with node.guard:
                 old = node.copy.size
                 if not cuts or size >= old or self._is_here(node, border):
-                    if size != old:
+                    _check_failure(node)
+                    node.pending = PendingAttrs(node.pending.mode, node.pending.atime)
+                    if size == old:
+                        node.pending.mtime = time.time_ns()
+                    else:
                         node.copy.truncate(size)
                         node.note_write(min(size, old), abs(size - old))
-                    node.pending = PendingAttrs(node.pending.mode, node.pending.atime)
                     return
-            self._reader.ensure(node, border * CHUNK_BYTES, 1)
+            self._reader.ensure(node, border * CHUNK_BYTES, 1, node.caller)
 
     # For umount, status and recovery
 
@@ -641,19 +733,6 @@ def _check_xattr_name(name: bytes) -> None:
     """cp asks and sets ``system.posix_acl_access`` for every file: what is never there costs no call."""
     if not name.startswith((b"user.", b"trusted.", b"security.")):
         raise fail(errno.EOPNOTSUPP)
-
-
-@contextmanager
-def _entered(node: Node, wait_seconds: float) -> Iterator[float]:
-    """The node's gate, and what is left of the time: who waits for the lock holds the gate meanwhile, and
-    who comes after him waits no longer than he himself may. Raises Busy."""
-    last_moment = time.monotonic() + wait_seconds
-    if not node.gate.acquire(timeout=max(wait_seconds, GATE_SECONDS)):
-        raise Busy("another program of this mount is waiting for this file")
-    try:
-        yield max(0.0, last_moment - time.monotonic())
-    finally:
-        node.gate.release()
 
 
 def _check_openable(attr: Attr) -> None:

@@ -12,11 +12,13 @@ import errno
 import logging
 import os
 import stat
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from mount.bindings.libfuse import mfusepy
+from mount.nodes import Handle
 from mount.options import MountOptions
 from mount.owners import Owners
 from mount.vfs import Changes, Vfs
@@ -105,6 +107,74 @@ class _Libfuse(mfusepy.FUSE):
         return path.decode(self.encoding, self.errors)
 
 
+class Pages:
+    """Whether the kernel's pages of a path may be kept when it is opened.
+
+    They may if they are of the version that is opened. libfuse has one kernel inode for a path, whatever
+    it names: while a handle of another file is open there (the path was replaced elsewhere), that one's
+    reads would fill the new one's pages, so the new handle goes without any.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._open: dict[int, tuple[str, int]] = {}
+        self._inos: dict[str, Counter[int]] = {}
+
+    def opened(self, path: str, handle: Handle) -> tuple[bool, bool]:
+        """``(direct_io, keep_cache)`` for a new handle."""
+        ino, version = handle.node.ino, handle.node.copy.version
+        with self._guard:
+            at_path = self._inos.setdefault(path, Counter())
+            at_path[ino] += 1
+            self._open[handle.number] = (path, ino)
+            if len(at_path) > 1:
+                self._versions.pop(path, None)
+                return True, False
+            keep = self._versions.get(path) == version
+            # Another name of the same file has pages of its own, which nobody drops.
+            if handle.node.attr.nlink == 1 and handle.node.failure is None:
+                self._label(path, version)
+            else:
+                self._versions.pop(path, None)
+            return False, keep
+
+    def written(self, path: str, number: int, version: int) -> None:
+        """What was written through this handle has become ``version``, and the pages are of it."""
+        with self._guard:
+            _, ino = self._open.get(number, (path, 0))
+            if path in self._versions and set(self._inos.get(path, ())) == {ino}:
+                self._label(path, version)
+
+    def doubted(self, path: str) -> None:
+        """The pages may have what is no version."""
+        with self._guard:
+            self._versions.pop(path, None)
+
+    def renamed(self, old: str, new: str) -> None:
+        """libfuse has moved the kernel's inode along; open handles are left where they were opened."""
+        with self._guard:
+            self._versions.pop(old, None)
+            self._versions.pop(new, None)
+
+    def closed(self, number: int) -> None:
+        """A handle is gone."""
+        with self._guard:
+            path, ino = self._open.pop(number, ("", 0))
+            at_path = self._inos.get(path)
+            if at_path is not None:
+                at_path[ino] -= 1
+                at_path += Counter()
+                if not at_path:
+                    del self._inos[path]
+
+    def _label(self, path: str, version: int) -> None:
+        self._versions[path] = version
+        self._versions.move_to_end(path)
+        if len(self._versions) > PAGES_REMEMBERED:
+            self._versions.popitem(last=False)
+
+
 class _Operations(mfusepy.Operations):
     """libfuse's operations over a Vfs."""
 
@@ -115,7 +185,7 @@ class _Operations(mfusepy.Operations):
         self._owners = owners
         self._trusted = trusted
         self._on_ready = on_ready
-        self._pages: OrderedDict[str, int] = OrderedDict()
+        self._pages = Pages()
 
     # Translation
 
@@ -127,6 +197,9 @@ class _Operations(mfusepy.Operations):
 
     def _attr(self, path: str) -> Attr:
         return self.vfs.walk(_split(path), self._who())
+
+    def _target(self, path: str) -> int:
+        return self.vfs.target(_split(path), self._who())
 
     def _in_parent(self, path: str, do: Callable[[int, bytes, Caller | None], T]) -> T:
         """``do(parent inode, name, who)``; once more after a fresh walk if what we believed was old."""
@@ -208,7 +281,7 @@ class _Operations(mfusepy.Operations):
 
     def link(self, target: str, source: str) -> int:
         """mfusepy's ``target`` is the new path and ``source`` the old one."""
-        ino = self._attr(source).ino
+        ino = self._target(source)
         self._in_parent(target, lambda parent, name, who: self.vfs.link(ino, parent, name, who))
         return 0
 
@@ -235,6 +308,7 @@ class _Operations(mfusepy.Operations):
             )
 
         self._in_parent(old, into)
+        self._pages.renamed(old, new)
 
     def rename(self, old: str, new: str) -> int:
         """There for mfusepy to see that the operation exists; it is called through rename_with_flags."""
@@ -242,7 +316,8 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def _set(self, path: str, changes: Changes, handle: int | None = None) -> None:
-        self.vfs.setattr(self._attr(path).ino, changes, self._who(), handle)
+        ino = self._target(path) if handle is None else self.vfs.inode_of(handle)
+        self.vfs.setattr(ino, changes, self._who(), handle)
 
     def chmod(self, path: str, mode: int) -> int:
         self._set(path, Changes(mode=mode))
@@ -299,11 +374,11 @@ class _Operations(mfusepy.Operations):
         return [_text(name) for name in self.vfs.listxattr(self._attr(path).ino, self._who())]
 
     def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
-        self.vfs.setxattr(self._attr(path).ino, _bytes(name), value, options, self._who())
+        self.vfs.setxattr(self._target(path), _bytes(name), value, options, self._who())
         return 0
 
     def removexattr(self, path: str, name: str) -> int:
-        self.vfs.removexattr(self._attr(path).ino, _bytes(name), self._who())
+        self.vfs.removexattr(self._target(path), _bytes(name), self._who())
         return 0
 
     # Content
@@ -315,13 +390,11 @@ class _Operations(mfusepy.Operations):
     def _open(self, path: str, fi: Any) -> None:
         handle = self.vfs.open_path(_split(path), fi.flags, self._who())
         fi.fh = handle.number
-        version = handle.node.copy.version
-        fi.keep_cache = self._pages.get(path) == version
-        self._remember_pages(path, version)
+        fi.direct_io, fi.keep_cache = self._pages.opened(path, handle)
 
     def create(self, path: str, mode: int, fi: Any) -> int:
         try:
-            handle, attr = self._in_parent(
+            handle, _ = self._in_parent(
                 path, lambda parent, name, who: self.vfs.create(parent, name, mode, fi.flags, who)
             )
         except FileExistsError:
@@ -330,15 +403,8 @@ class _Operations(mfusepy.Operations):
             self._open(path, fi)
             return 0
         fi.fh = handle.number
-        self._remember_pages(path, attr.version)
+        self._pages.opened(path, handle)
         return 0
-
-    def _remember_pages(self, path: str, version: int) -> None:
-        """The kernel's pages of this path are of this version from now on."""
-        self._pages[path] = version
-        self._pages.move_to_end(path)
-        while len(self._pages) > PAGES_REMEMBERED:
-            self._pages.popitem(last=False)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         """There for mfusepy to see that the operation exists; reading goes past it (see _Libfuse)."""
@@ -350,9 +416,13 @@ class _Operations(mfusepy.Operations):
         return self.vfs.write(fh, offset, data)
 
     def flush(self, path: str, fh: Any) -> int:
-        version = self.vfs.flush(fh.fh)
+        try:
+            version = self.vfs.flush(fh.fh)
+        except OSError:
+            self._pages.doubted(path)
+            raise
         if version:
-            self._remember_pages(path, version)
+            self._pages.written(path, fh.fh, version)
         return 0
 
     def fsync(self, path: str, datasync: int, fh: Any) -> int:
@@ -363,6 +433,7 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def release(self, path: str, fh: Any) -> int:
+        self._pages.closed(fh.fh)
         self.vfs.release(fh.fh)
         return 0
 
