@@ -219,6 +219,7 @@ class Stack:
     """The realm. A context manager: at its end everything is closed, and no thread may be left."""
 
     def __init__(self, folder: Path, files: int = 2, **options: float) -> None:
+        folder.mkdir(exist_ok=True)
         self._threads_before = set(threading.enumerate())
         self.folder = folder
         self.keys = new_realm_keys()

@@ -1,0 +1,836 @@
+"""What no well-behaved client sends: every route answers it, logs no error, and changes nothing.
+
+"Nothing" is meant literally: everything that the services have on disk is compared, row by row.
+"""
+
+import base64
+import itertools
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from clients.auth import login, signup
+from clients.session import SEALED
+from clients.trust import Trust
+from servers.auth.app import make_server as make_auth
+from servers.auth.config import AuthConfig
+from servers.database import sqlite_url
+from servers.directory.app import make_server as make_directory
+from servers.directory.config import DirectoryConfig
+from servers.files.app import FileServer
+from servers.files.config import FilesConfig
+from servers.keys import new_realm_keys
+from servers.lock.app import make_server as make_lock
+from servers.lock.config import LockConfig
+from servers.web import Server
+from tests.support.inprocess import InProcessWire, make_keyring
+from wire import codec
+from wire.chunking import new_chunk_id
+from wire.errors import Problem
+from wire.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
+from wire.messages import auth, directory, files, lock
+from wire.messages.common import Empty
+from wire.messages.directory import ROOT_INO
+from wire.sealing import new_key, reply_context, request_context, seal, seal_to_server, unseal
+from wire.tickets import Role, Ticket, seal_ticket
+
+NOON = 1_700_000_000.0
+PASSWORD = "correct horse"
+OLD_SESSION = 77
+DATA = b"the chunk"
+CHUNK = new_chunk_id(DATA)
+PLAIN = {"GET /healthz", "GET /metrics", "GET /v1/realm", "POST /v1/signup", "POST /v1/login"}
+
+Credential = auth.Credential
+
+
+@dataclass(frozen=True)
+class Route:
+    """A sealed route, and messages that it takes. A mutation bears a counter."""
+
+    service: str
+    method: str
+    rule: str
+    role: Role
+    messages: list[msgspec.Struct] = field(default_factory=list)
+    is_mutation: bool = False
+
+    @property
+    def name(self) -> str:
+        """As it is in a service's table of routes."""
+        return f"{self.method} {self.rule}"
+
+    @property
+    def path(self) -> str:
+        """The rule, with the user, the file server or the chunk that there is."""
+        path = self.rule.replace("<int:uid>", "10001").replace("<int:server>", "1")
+        return path.replace("<chunk>", CHUNK.hex())
+
+
+FILE = 2
+"""The inode that the house has."""
+GRANT = b"no grant"
+OPS: list[directory.Op] = [
+    directory.Reserve(1),
+    directory.Create(ROOT_INO, b"new", 0o100644),
+    directory.Link(FILE, ROOT_INO, b"other"),
+    directory.Unlink(ROOT_INO, b"file"),
+    directory.Rmdir(ROOT_INO, b"folder"),
+    directory.Rename(ROOT_INO, b"file", ROOT_INO, b"moved"),
+    directory.SetAttr(FILE, 0o600, atime=1, mtime=2),
+    directory.SetXattr(FILE, b"user.x", b"value"),
+    directory.RemoveXattr(FILE, b"user.old"),
+    directory.OpenWrite(FILE, GRANT),
+    directory.Commit(FILE, GRANT, 0, b"c" * 16, 9, 0, [directory.ChunkChange(0, CHUNK, 9, b"no receipt")]),
+    directory.Hold([FILE]),
+    directory.Drop([FILE]),
+]
+
+ROUTES = [
+    Route("auth", "POST", "/v1/sessions", Role.AUTH, [auth.OpenSession("here", False)]),
+    Route("auth", "POST", "/v1/sessions/renew", Role.AUTH, [Empty()]),
+    Route("auth", "DELETE", "/v1/sessions/current", Role.AUTH),
+    Route("auth", "PUT", "/v1/password", Role.AUTH, [auth.ChangePassword(PASSWORD, "another one")], True),
+    Route("auth", "GET", "/v1/users", Role.AUTH),
+    Route("auth", "PUT", "/v1/users/<int:uid>", Role.AUTH, [auth.ChangeUser([10001, 7])], True),
+    Route(
+        "directory",
+        "POST",
+        "/v1/mutations",
+        Role.DIRECTORY,
+        [directory.Mutations(1, [op]) for op in OPS],
+        True,
+    ),
+    *(
+        Route("directory", "POST", rule, Role.DIRECTORY, [message])
+        for rule, message in {
+            "/v1/resolve": directory.Resolve(ROOT_INO, [b"file"]),
+            "/v1/attrs": directory.GetAttrs([FILE]),
+            "/v1/list": directory.List(ROOT_INO),
+            "/v1/manifest": directory.GetManifest(FILE),
+            "/v1/target": directory.GetTarget(FILE),
+            "/v1/xattrs": directory.GetXattrs(FILE),
+            "/v1/paths": directory.GetPaths([FILE]),
+            "/v1/commits": directory.FindCommit(FILE, b"c" * 16),
+            "/v1/placement": directory.GetPlacement(2),
+        }.items()
+    ),
+    Route("directory", "GET", "/v1/servers", Role.DIRECTORY),
+    Route("directory", "GET", "/v1/statfs", Role.DIRECTORY),
+    Route(
+        "directory",
+        "POST",
+        "/v1/servers",
+        Role.JOIN,
+        [directory.Register(b"i" * 16, "second", "http://second", 10, 5, 1)],
+        True,
+    ),
+    Route(
+        "directory",
+        "POST",
+        "/v1/servers/<int:server>/heartbeat",
+        Role.JOIN,
+        [directory.Heartbeat(7, 3, 1, 0.5, [CHUNK], [CHUNK], [])],
+        True,
+    ),
+    Route(
+        "directory",
+        "POST",
+        "/v1/servers/<int:server>/inventory",
+        Role.JOIN,
+        [directory.Inventory([CHUNK], True, True)],
+        True,
+    ),
+    Route("lock", "POST", "/v1/locks/acquire", Role.LOCK, [lock.Acquire(1, [5], 0.0)], True),
+    Route("lock", "POST", "/v1/locks/release", Role.LOCK, [lock.Release(1, [lock.Held(FILE, 1)], [7])], True),
+    Route("lock", "POST", "/v1/locks/renew", Role.LOCK, [lock.Renew(1)], True),
+    Route("lock", "POST", "/v1/locks/break", Role.LOCK, [lock.Break(1, FILE)], True),
+    Route("lock", "GET", "/v1/locks", Role.LOCK),
+    Route("files", "PUT", "/v1/chunks/<chunk>", Role.FILES, [files.PutChunk(DATA)]),
+    Route("files", "GET", "/v1/chunks/<chunk>", Role.FILES),
+]
+TAKING = [route for route in ROUTES if route.messages]
+MUTATIONS = [route for route in ROUTES if route.is_mutation]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; ``body`` is what was in the seal."""
+
+    status: int
+    is_sealed: bool
+    body: bytes
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that it is."""
+        if self.is_sealed:
+            return codec.decode(self.body, Problem)
+        return msgspec.json.decode(self.body, type=Problem)
+
+
+class House:
+    """The four services with a user, a file, a chunk and a lock, and clocks that stand."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.keys = new_realm_keys()
+        self._counters = itertools.count(1)
+        wire = InProcessWire()
+
+        def database(name: str) -> str:
+            return sqlite_url(folder / f"{name}.sqlite")
+
+        auth_config = AuthConfig(
+            self.keys["auth"],
+            database("auth"),
+            "http://directory",
+            "http://lock",
+            kdf_memory_kib=8192,
+            kdf_iterations=1,
+            clock=lambda: NOON,
+        )
+        files_config = FilesConfig(
+            self.keys["files"], folder / "files", "f", "http://files", "http://directory", clock=lambda: NOON
+        )
+        directory_config = DirectoryConfig(
+            self.keys["directory"], database("directory"), clock_ns=lambda: int(NOON) * 10**9
+        )
+        file_server = FileServer(files_config, wire)
+        self.servers: dict[str, Server] = {
+            "auth": make_auth(auth_config),
+            "directory": make_directory(directory_config),
+            "lock": make_lock(LockConfig(self.keys["lock"], database("lock"), clock=lambda: NOON)),
+            "files": file_server,
+        }
+        wire.apps = {f"http://{name}": server.app for name, server in self.servers.items()}
+        file_server.agent._register()
+        trust = Trust(folder / "state")
+        signup("http://auth", "alice", PASSWORD, wire, trust)
+        self.session = login("http://auth", "alice", PASSWORD, "test", wire, trust)
+        join = make_keyring({Role.JOIN: self.keys["files"].tickets[Role.JOIN]}, session=self.session.session)
+        self.credentials = {one.role: one for one in [*self.session.credentials, join.credential(Role.JOIN)]}
+        self._furnish()
+
+    def _furnish(self) -> None:
+        for op in (
+            directory.Create(ROOT_INO, b"file", 0o100644),
+            directory.Create(ROOT_INO, b"folder", 0o040755),
+            directory.SetXattr(FILE, b"user.old", b"value"),
+        ):
+            assert self.send(route("POST /v1/mutations"), directory.Mutations(0, [op])).status == 200
+        assert self.send(route("POST /v1/locks/acquire"), lock.Acquire(0, [FILE])).status == 200
+        assert self.send(route("PUT /v1/chunks/<chunk>"), files.PutChunk(DATA)).status == 200
+
+    def close(self) -> None:
+        """Ends the services."""
+        for server in self.servers.values():
+            server.close()
+
+    def forged(self, role: Role, key: bytes, *, expires: float = 4e9) -> Credential:
+        """A ticket for ``role`` under ``key``, as who has that key could make it."""
+        session_key = new_key()
+        session = self.session.session
+        ticket = Ticket(role, session, "alice", 10001, [10001], True, True, "x", session_key, expires)
+        return Credential(role, session_key, seal_ticket(key, ticket))
+
+    def ticket_key(self, role: Role) -> bytes:
+        """The key of a role's tickets."""
+        return next(keys.tickets[role] for keys in self.keys.values() if role in keys.tickets)
+
+    def request_id(self, route: Route) -> str:
+        """A fresh one, as the route wants it."""
+        number = next(self._counters)
+        return f"{self.session.session:x}{'.' if route.is_mutation else '-'}{number}"
+
+    def send(
+        self, route: Route, message: msgspec.Struct | bytes | None = None, request_id: str = ""
+    ) -> Reply:
+        """As a right client sends it; bytes stand for an encoded message."""
+        credential = self.credentials[route.role]
+        body = codec.encode(message) if isinstance(message, msgspec.Struct) else message or b""
+        request_id = request_id or self.request_id(route)
+        sealed = seal(credential.key, body, request_context(route.method, route.path, request_id))
+        return self.deliver(route, credential, sealed, request_id)
+
+    def deliver(
+        self,
+        route: Route,
+        credential: Credential | None,
+        sealed: bytes,
+        request_id: str,
+        *,
+        path: str = "",
+        headers: dict[str, str] | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> Reply:
+        """Exactly this, whatever it is."""
+        path = path or route.path
+        given = {"DFS-Request": request_id, "Content-Type": SEALED}
+        if credential:
+            given["DFS-Ticket"] = base64.b64encode(credential.ticket).decode()
+        if route.method not in ("PUT", "POST"):
+            given["DFS-Seal"] = base64.b64encode(sealed).decode()
+            sealed = b""
+        client = self.servers[route.service].app.test_client()
+        answer = client.open(
+            path,
+            method=route.method,
+            headers=given | (headers or {}),
+            data=sealed,
+            environ_overrides=environ or {},
+        )
+        if answer.headers.get("Content-Type") != SEALED:
+            return Reply(answer.status_code, False, answer.data)
+        assert credential
+        context = reply_context(answer.status_code, route.method, path, request_id)
+        return Reply(answer.status_code, True, unseal(credential.key, answer.data, context))
+
+    def state(self) -> dict[str, object]:
+        """All that the services remember: rows and files, and which file servers live."""
+        found: dict[str, object] = {}
+        for path in self._folder.rglob("*"):
+            if path.is_file() and not path.name.endswith(("-wal", "-shm")):
+                data = path.read_bytes()
+                found[path.name] = _dump(path) if data.startswith(b"SQLite format 3") else data
+        found["servers"] = self.send(route("GET /v1/servers")).body
+        return found
+
+
+def _dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def route(name: str) -> Route:
+    """The route of this name."""
+    return next(one for one in ROUTES if one.name == name)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One for all tests that change nothing."""
+    house = House(tmp_path_factory.mktemp("house"))
+    yield house
+    house.close()
+
+
+@pytest.fixture(scope="module")
+def scratch_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One for tests that may change anything."""
+    house = House(tmp_path_factory.mktemp("scratch"))
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def own_house(tmp_path: Path) -> Iterator[House]:
+    """One that the test may change."""
+    house = House(tmp_path)
+    yield house
+    house.close()
+
+
+@pytest.fixture(autouse=True)
+def no_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing that a client sends is an error of the service."""
+    yield
+    records = [record for when in ("setup", "call") for record in caplog.get_records(when)]  # type: ignore[arg-type]
+    errors = [record.getMessage() for record in records if record.levelno >= logging.ERROR]
+    assert not errors
+
+
+@pytest.fixture
+def unchanged(house: House) -> Iterator[None]:
+    """After the test everything is as before."""
+    before = house.state()
+    yield
+    assert house.state() == before
+
+
+each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+each_taking = pytest.mark.parametrize("route", TAKING, ids=lambda route: route.name)
+each_silent = pytest.mark.parametrize(
+    "route", [route for route in ROUTES if not route.messages], ids=lambda route: route.name
+)
+each_mutation = pytest.mark.parametrize("route", MUTATIONS, ids=lambda route: route.name)
+
+
+def refused(reply: Reply, status: int = 401) -> None:
+    """Answered without a seal: nobody is known to whom it could be sealed."""
+    assert (reply.status, reply.is_sealed, reply.problem.status) == (status, False, status)
+
+
+def first_body(route: Route) -> bytes:
+    """A body that the route takes."""
+    return codec.encode(route.messages[0]) if route.messages else b""
+
+
+def test_the_table_has_every_route(house: House) -> None:
+    there = {
+        f"{method} {rule.rule}"
+        for server in house.servers.values()
+        for rule in server.app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert there == {route.name for route in ROUTES} | PLAIN
+
+
+# The ticket
+
+
+@each_route
+@pytest.mark.usefixtures("unchanged")
+def test_no_right_ticket(house: House, route: Route) -> None:
+    right = house.credentials[route.role]
+    role_key = house.ticket_key(route.role)
+    others = [role for role in Role if role is not route.role]
+    wrong = [
+        None,
+        Credential(route.role, right.key, b""),
+        Credential(route.role, right.key, b"garbage" * 20),
+        Credential(route.role, right.key, right.ticket[:-1]),
+        Credential(route.role, right.key, right.ticket + b"x"),
+        house.forged(route.role, new_key()),
+        *(house.credentials[role] for role in others),
+        *(house.forged(role, role_key) for role in others),
+        # A client's word about itself, sealed under the key that it has: a session key is no ticket key.
+        house.forged(route.role, right.key),
+    ]
+    if route.rule != "/v1/sessions/renew":
+        wrong.append(house.forged(route.role, role_key, expires=NOON - 1))
+    for credential in wrong:
+        request_id = house.request_id(route)
+        key = credential.key if credential else right.key
+        sealed = seal(key, first_body(route), request_context(route.method, route.path, request_id))
+        refused(house.deliver(route, credential, sealed, request_id))
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_ticket_header_that_is_no_base64(house: House) -> None:
+    for text in ("!!!!", "AAA", "Aÿ==", " ", "A" * 4095):
+        for one in ROUTES:
+            refused(house.deliver(one, None, b"x" * 99, "1.1", headers={"DFS-Ticket": text}))
+
+
+# The seal
+
+
+@each_route
+@pytest.mark.usefixtures("unchanged")
+def test_no_right_seal(house: House, route: Route) -> None:
+    right = house.credentials[route.role]
+    body = first_body(route)
+    method, path = route.method, route.path
+
+    def sealed(key: bytes, method: str, path: str, request_id: str) -> bytes:
+        return seal(key, body, request_context(method, path, request_id))
+
+    for make in (
+        lambda id: sealed(new_key(), method, path, id),
+        lambda id: sealed(right.key, method, path + "1", id),
+        lambda id: sealed(right.key, method, path + "?a=1", id),
+        lambda id: sealed(right.key, "PATCH", path, id),
+        lambda id: sealed(right.key, method, path, id + "0"),
+        lambda id: sealed(right.key, method, path, id)[:-1],
+        lambda id: sealed(right.key, method, path, id)[:12],
+        lambda id: sealed(right.key, method, path, id) + b"\0",
+        lambda id: seal(right.key, body, reply_context(200, method, path, id)),
+        lambda id: body or b"no body",
+    ):
+        request_id = house.request_id(route)
+        refused(house.deliver(route, right, make(request_id), request_id))
+    request_id = house.request_id(route)
+    refused(
+        house.deliver(route, right, sealed(right.key, method, path, request_id), request_id, path=path + "?a")
+    )
+
+
+@each_mutation
+@pytest.mark.usefixtures("unchanged")
+def test_a_mutation_needs_a_counter_of_its_own_session(house: House, route: Route) -> None:
+    session = f"{house.session.session:x}"
+    for request_id in ("x", f"{session}-7", f"{session}.", f"{session}.-1", f"{session}.{2**63}", "1.7"):
+        reply = house.send(route, route.messages[0], request_id)
+        assert (reply.status, reply.is_sealed) == (400, True)
+
+
+# The message
+
+
+def spoiled(kind: inspect.Type, value: Any) -> Iterator[tuple[str, Any]]:
+    """Values that do not fit ``kind``, each made from ``value`` (which does) by one change. With each the
+    name of the field that is wrong; "" if it is the value itself."""
+    match kind:
+        case inspect.UnionType():
+            inner = next((one for one in kind.types if _is_of(one, value)), None)
+            if inner:
+                yield from ((name, wrong) for name, wrong in spoiled(inner, value) if wrong is not None)
+            if isinstance(value, dict) and "type" in value:
+                yield "", value | {"type": "Nonsense"}
+        case inspect.StructType():
+            yield "", 7
+            yield "", []
+            for field in kind.fields:
+                if field.required:
+                    left = {key: one for key, one in value.items() if key != field.encode_name}
+                    yield field.encode_name, left
+                for name, wrong in spoiled(field.type, value.get(field.encode_name)):
+                    yield name or field.encode_name, value | {field.encode_name: wrong}
+        case inspect.ListType():
+            yield "", 7
+            for name, wrong in spoiled(kind.item_type, value[0]) if value else ():
+                yield name, [wrong, *value[1:]]
+            if kind.max_length is not None:
+                yield "", (value or [0]) * (kind.max_length + 1)
+            if kind.min_length:
+                yield "", []
+        case inspect.IntType() | inspect.FloatType():
+            yield from (("", wrong) for wrong in ("1", None, b"1", [1]))
+            if kind.ge is not None and kind.ge > -(2**63):
+                yield "", kind.ge - 1
+            if kind.le is not None:
+                yield "", kind.le + 1
+            yield from (("", wrong) for wrong in _no_number(kind))
+        case inspect.BytesType() | inspect.StrType():
+            unit: str | bytes = b"x" if isinstance(kind, inspect.BytesType) else "x"
+            yield from (("", wrong) for wrong in (7, None, [], {}))
+            if kind.max_length is not None:
+                yield "", unit * (kind.max_length + 1)
+            if kind.min_length:
+                yield "", unit * (kind.min_length - 1)
+        case inspect.BoolType():
+            yield from (("", wrong) for wrong in ("true", 1, None))
+        case _:
+            raise AssertionError(f"how to spoil {kind}?")
+
+
+def _no_number(kind: inspect.IntType | inspect.FloatType) -> list[float]:
+    if isinstance(kind, inspect.IntType):
+        return [0.5, float("nan")]
+    return [float("nan"), float("inf")] if kind.le is not None else []
+
+
+def _is_of(kind: inspect.Type, value: Any) -> bool:
+    """Whether a value of a union is of this member of it."""
+    match kind:
+        case inspect.NoneType():
+            return False
+        case inspect.StructType(tag=str()):
+            return isinstance(value, dict) and value.get("type") == kind.tag
+        case _:
+            return value is not None
+
+
+def test_spoiling_finds_fields_limits_and_types() -> None:
+    kind = inspect.type_info(lock.Acquire)
+    wrong = list(spoiled(kind, msgspec.to_builtins(lock.Acquire(1, [5], 0.0))))
+    assert ("acked", {"inos": [5], "wait_seconds": 0.0}) in wrong
+    assert ("inos", {"acked": 1, "inos": [0], "wait_seconds": 0.0}) in wrong
+    assert ("wait_seconds", {"acked": 1, "inos": [5], "wait_seconds": 21.0}) in wrong
+
+
+@each_taking
+@pytest.mark.usefixtures("unchanged")
+def test_a_message_that_does_not_fit(house: House, route: Route) -> None:
+    seen: set[bytes] = set()
+    for message in route.messages:
+        plain = msgspec.msgpack.decode(codec.encode(message))
+        for field_name, wrong in spoiled(inspect.type_info(type(message)), plain):
+            body = msgspec.msgpack.encode(wrong)
+            if body in seen or len(body) > BODY_BYTES_MAX - 100:
+                continue
+            seen.add(body)
+            reply = house.send(route, body)
+            said = (reply.status, reply.is_sealed, field_name, str(wrong)[:300], reply.body[:200])
+            assert said[:2] == (400, True), said
+            assert reply.problem.kind == "BadMessage", said
+            assert field_name in reply.problem.detail, said
+
+
+DEEP = b"\x91" * 100_000 + b"\xc0"
+NO_MESSAGES = [
+    b"",
+    b"\xc1",
+    b"\x80\x80",
+    b"\xc0",
+    b"garbage",
+    b"\xff" * 1000,
+    b"\x81\xa1",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xdd\xff\xff\xff\xff",
+    b"\x81\xa1x\xc6\xff\xff\xff\xff",
+    DEEP,
+    b"\x81\xa1x" + DEEP,
+]
+
+
+@each_taking
+@pytest.mark.usefixtures("unchanged")
+def test_no_message_at_all(house: House, route: Route) -> None:
+    for body in NO_MESSAGES:
+        reply = house.send(route, body)
+        assert (reply.status, reply.is_sealed) == (400, True), body[:20]
+        assert reply.problem.kind == "BadMessage"
+
+
+@each_silent
+@pytest.mark.usefixtures("unchanged")
+def test_a_message_where_none_is_taken(house: House, route: Route) -> None:
+    for body in (b"\x80", b"garbage"):
+        reply = house.send(route, body)
+        assert (reply.status, reply.is_sealed, reply.problem.kind) == (400, True, "BadMessage")
+
+
+# Sizes
+
+
+@each_route
+@pytest.mark.usefixtures("unchanged")
+def test_what_is_too_large(house: House, route: Route) -> None:
+    right = house.credentials[route.role]
+    request_id = house.request_id(route)
+    sealed = seal(right.key, first_body(route), request_context(route.method, route.path, request_id))
+    long = "A" * (HEADER_BYTES_MAX + 1)
+    refused(house.deliver(route, right, sealed, request_id, headers={"DFS-Ticket": long}), 413)
+    for text in ("1" * 65, "", "a\tb"):
+        refused(house.deliver(route, right, sealed, text), 400)
+    if route.method in ("PUT", "POST"):
+        refused(house.deliver(route, right, b"x" * (BODY_BYTES_MAX + 1), request_id), 413)
+        for name, text, status in (
+            ("CONTENT_LENGTH", str(10**12), 413),
+            ("CONTENT_LENGTH", "9" * 5000, 400),
+            ("CONTENT_LENGTH", "nonsense", 400),
+            ("CONTENT_LENGTH", "-1", 400),
+            ("CONTENT_LENGTH", str(len(sealed) + 1), 400),
+            ("HTTP_TRANSFER_ENCODING", "chunked", 400),
+        ):
+            refused(house.deliver(route, right, sealed, request_id, environ={name: text}), status)
+        refused(house.deliver(route, right, b"", request_id), 400)
+    else:
+        refused(house.deliver(route, right, sealed, request_id, headers={"DFS-Seal": long}), 413)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_numbers_in_a_url_that_are_none(house: House) -> None:
+    for one in ROUTES:
+        if "<" not in one.rule:
+            continue
+        for text in ("-1", "0x1", "1e3", "9" * 30, "9" * 5000, "\u0661", "%00", "a%0Ab", "x", "a" * 97):
+            path = one.rule.split("<")[0] + text + one.rule.partition(">")[2]
+            request_id = house.request_id(one)
+            right = house.credentials[one.role]
+            sealed = seal(right.key, first_body(one), request_context(one.method, path, request_id))
+            reply = house.deliver(one, right, sealed, request_id, path=path)
+            assert reply.status in (400, 401, 404), (one.name, text[:40])
+
+
+# Before there is a session
+
+
+@pytest.mark.parametrize("path", ["/v1/signup", "/v1/login"])
+@pytest.mark.usefixtures("unchanged")
+def test_credentials_that_are_none(house: House, path: str) -> None:
+    client = house.servers["auth"].app.test_client()
+    public_key = msgspec.json.decode(client.get("/v1/realm").data, type=auth.Realm).public_key
+    other = "/v1/login" if path == "/v1/signup" else "/v1/signup"
+    good = auth.Credentials("mallory", PASSWORD, "x", b"n" * 16)
+
+    def body(data: bytes, context: str = path) -> bytes:
+        sealed = seal_to_server(public_key, data, f"dfs1 credentials {context}".encode())
+        return codec.encode(auth.SealedCredentials(sealed))
+
+    bad = [
+        *NO_MESSAGES,
+        codec.encode(auth.SealedCredentials(b"")),
+        codec.encode(auth.SealedCredentials(b"x" * 8192)),
+        codec.encode(auth.SealedCredentials(b"x" * 8193)),
+        body(codec.encode(good), other),
+        body(codec.encode(good))[:-1],
+        *(body(data) for data in NO_MESSAGES if len(data) < 5000),
+        body(b"\x81\xa1x" + b"\x91" * 7000 + b"\xc0"),
+    ]
+    kind = inspect.type_info(auth.Credentials)
+    plain = msgspec.msgpack.decode(codec.encode(good))
+    bad += [body(msgspec.msgpack.encode(wrong)) for _, wrong in spoiled(kind, plain)]
+    for data in bad:
+        answer = client.post(path, data=data)
+        assert answer.status_code in (400, 401, 413), data[:40]
+        assert msgspec.json.decode(answer.data, type=Problem).status == answer.status_code
+    assert client.post(path, data=b"x" * 20_000).status_code == 413
+
+
+# The same message again
+
+REMEMBERED = [(one, message) for one in MUTATIONS if one.role is not Role.JOIN for message in one.messages]
+
+
+def sealed_for(house: House, route: Route, message: msgspec.Struct, request_id: str) -> bytes:
+    """The bytes that a right client sends."""
+    key = house.credentials[route.role].key
+    return seal(key, codec.encode(message), request_context(route.method, route.path, request_id))
+
+
+@pytest.mark.parametrize(
+    ("route", "message"), REMEMBERED, ids=lambda value: getattr(value, "name", None) or _kind(value)
+)
+def test_a_replayed_mutation_is_done_once(own_house: House, route: Route, message: msgspec.Struct) -> None:
+    house, right = own_house, own_house.credentials[route.role]
+    request_id = house.request_id(route)
+    sealed = sealed_for(house, route, message, request_id)
+    before = house.state()
+    first = house.deliver(route, right, sealed, request_id)
+    after = house.state()
+    assert after != before
+    for _ in range(2):
+        assert house.deliver(route, right, sealed, request_id) == first
+    # The first replay of a password change counts a guess, and takes it back.
+    assert house.state() == after
+    if isinstance(message, auth.ChangePassword | auth.ChangeUser):
+        return
+    acked = int(request_id.partition(".")[2]) + 1
+    later = msgspec.structs.replace(message, acked=acked)  # type: ignore[call-arg]
+    house.send(route, later)
+    after = house.state()
+    replayed = house.deliver(route, right, sealed, request_id)
+    assert (replayed.status, replayed.problem.kind) == (409, "Replayed")
+    assert house.state() == after
+
+
+def _kind(value: object) -> str:
+    return type(value.ops[0] if isinstance(value, directory.Mutations) else value).__name__
+
+
+@pytest.mark.parametrize(
+    "route", [one for one in MUTATIONS if one.role is Role.JOIN], ids=lambda one: one.name
+)
+def test_what_a_file_server_said_before_something_newer_is_refused(own_house: House, route: Route) -> None:
+    house, right = own_house, own_house.credentials[route.role]
+    request_id = house.request_id(route)
+    sealed = sealed_for(house, route, route.messages[0], request_id)
+    assert house.deliver(route, right, sealed, request_id).status == 200
+    assert house.send(route, route.messages[0]).status == 200
+    after = house.state()
+    replayed = house.deliver(route, right, sealed, request_id)
+    assert (replayed.status, replayed.problem.kind) == (409, "Replayed")
+    assert house.state() == after
+
+
+@pytest.mark.parametrize("path", ["/v1/signup", "/v1/login"])
+def test_replayed_credentials_make_nothing_new(own_house: House, path: str) -> None:
+    client = own_house.servers["auth"].app.test_client()
+    public_key = msgspec.json.decode(client.get("/v1/realm").data, type=auth.Realm).public_key
+    user = "bob" if path == "/v1/signup" else "alice"
+    credentials = codec.encode(auth.Credentials(user, PASSWORD, "x", b"m" * 16))
+    body = codec.encode(
+        auth.SealedCredentials(seal_to_server(public_key, credentials, b"dfs1 credentials " + path.encode()))
+    )
+    assert client.post(path, data=body).status_code == 200
+    after = own_house.state()
+    assert client.post(path, data=body).status_code == 200
+    assert own_house.state() == after
+
+
+# Chance
+
+QUICK = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def fitting(kind: inspect.Type, name: str = "") -> st.SearchStrategy[Any]:
+    """Values that fit ``kind``: the ends of its range, and what the house has, so that the rules are met."""
+    match kind:
+        case inspect.UnionType():
+            return st.one_of([fitting(one, name) for one in kind.types])
+        case inspect.NoneType():
+            return st.none()
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.StructType():
+            tag = {"type": st.just(kind.tag)} if kind.tag else {}
+            fields = {field.encode_name: fitting(field.type, field.encode_name) for field in kind.fields}
+            return st.fixed_dictionaries(tag | fields)
+        case inspect.ListType():
+            return st.lists(
+                fitting(kind.item_type, name),
+                min_size=kind.min_length or 0,
+                max_size=min(kind.max_length or 4, 4),
+            )
+        case inspect.IntType():
+            low, high = kind.ge or 0, kind.le if kind.le is not None else 2**63 - 1
+            known = [one for one in (0, 1, 2, 3, 4, 0o100644, 0o40755) if low <= one <= high]
+            return st.sampled_from([low, high, *known, *known]) | st.integers(low, high)
+        case inspect.FloatType():
+            return st.sampled_from([0.0, 0.001]) if name == "wait_seconds" else st.floats(allow_nan=True)
+        case inspect.BytesType():
+            return _bytes(kind)
+        case inspect.StrType():
+            most = kind.max_length or 40
+            return st.text(min_size=kind.min_length or 0, max_size=min(most, 40)) | st.just("x" * most)
+        case _:
+            raise AssertionError(f"what fits {kind}?")
+
+
+def _bytes(kind: inspect.BytesType) -> st.SearchStrategy[bytes]:
+    least, most = kind.min_length or 0, min(kind.max_length or 4096, 65536)
+    known = [b"file", b"folder", b"user.old", b"system.x", CHUNK, b"c" * 16, b".", b"/", b"\0", b"x" * most]
+    fits = [one for one in known if least <= len(one) <= most]
+    return st.sampled_from(fits) | st.binary(min_size=least, max_size=min(most, max(least, 60)))
+
+
+@each_route
+@QUICK
+@given(data=st.data())
+def test_random_bytes_in_a_seal(house: House, route: Route, data: st.DataObject) -> None:
+    reply = house.send(route, data.draw(st.binary(min_size=1)))
+    assert (reply.status, reply.is_sealed) == (400, True)
+
+
+@each_route
+@QUICK
+@given(
+    sealed=st.binary(),
+    request_id=st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=70),
+)
+def test_random_bytes_without_a_seal(house: House, route: Route, sealed: bytes, request_id: str) -> None:
+    reply = house.deliver(route, house.credentials[route.role], sealed, request_id)
+    assert reply.status in (400, 401)
+
+
+@each_taking
+@QUICK
+@given(data=st.data())
+def test_a_right_message_with_a_few_wrong_bytes(
+    scratch_house: House, route: Route, data: st.DataObject
+) -> None:
+    body = bytearray(codec.encode(data.draw(st.sampled_from(route.messages))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    reply = scratch_house.send(route, bytes(body))
+    assert reply.is_sealed
+    assert reply.status != 500
+
+
+@each_taking
+@QUICK
+@given(data=st.data())
+def test_a_message_that_fits_and_makes_no_sense(
+    scratch_house: House, route: Route, data: st.DataObject
+) -> None:
+    message = data.draw(fitting(inspect.type_info(type(route.messages[0]))))
+    reply = scratch_house.send(route, msgspec.msgpack.encode(message))
+    assert reply.is_sealed
+    assert reply.status != 500, (message, reply.body)
