@@ -104,6 +104,8 @@ class HttpWire:
             )
         except requests.RequestException as error:
             raise _translate(error, url) from error
+        except ValueError as error:  # of urllib's parsers: some hosts cannot be written in an address
+            raise NeverReached(f"{url!r} is no address: {error}") from error
         try:
             data = response.raw.read(BODY_BYTES_MAX + 1, decode_content=False)
             while len(data) <= BODY_BYTES_MAX and (more := response.raw.read(BODY_BYTES_MAX)):

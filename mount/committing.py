@@ -315,6 +315,9 @@ class Committer:
                 self._on_saved_late(node)
 
     def _try_again(self, node: Node) -> bool:
+        if node.attr.nlink == 0:
+            self._give_up(node)
+            return True
         try:
             self.commit(node)
         except Conflict:
@@ -326,6 +329,15 @@ class Committer:
             log.exception("inode %d is still not written back", node.ino)
             return False
         return True
+
+    @staticmethod
+    def _give_up(node: Node) -> None:
+        """The file was removed while its content could not be written back: nobody will miss it."""
+        with node.committing, node.guard:
+            node.unsent = None
+            node.copy.discard()
+            node.pending = PendingAttrs()
+            node.written_at = 0
 
 
 def _merged(older: PendingAttrs, newer: PendingAttrs) -> PendingAttrs:

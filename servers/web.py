@@ -20,6 +20,7 @@ import msgspec
 from flask import Flask, Response, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import IntegerConverter
 
 from servers.logs import request_id as current_request
 from wire import codec
@@ -84,6 +85,12 @@ class Call:
 View = Callable[..., Reply]
 
 
+class _Number(IntegerConverter):
+    """``<int:…>`` in a route: what a database can hold. A longer one is no resource: 404."""
+
+    regex = "[0-9]{1,18}"
+
+
 class Door:
     """A Flask app with health, metrics and sealed routes. ``keys`` are the ticket keys by role."""
 
@@ -93,6 +100,7 @@ class Door:
         self.service = service
         self.app = Flask(service, static_folder=None)
         self.app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
+        self.app.url_map.converters["int"] = _Number
         self.registry = CollectorRegistry()
         self._keys = keys
         self._clock = clock
@@ -187,6 +195,8 @@ class Door:
 
     def _answer(self, call: Call, view: View, arguments: dict[str, object]) -> Response:
         try:
+            if call.body and request.method not in ("PUT", "POST"):
+                raise BadMessage("a message came where none is taken")
             reply = view(call, **arguments)
             data = reply if isinstance(reply, bytes) else codec.encode(reply)
             status = 200

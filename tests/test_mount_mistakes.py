@@ -16,7 +16,8 @@ from tests.support.realm import RealRealm
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 
-DISK_BYTES = 96 * 1024 * 1024
+DISK_BYTES = 160 * 1024 * 1024
+"""Two reserves of 64 MiB, the file server's and the directory's, and some."""
 MIB = 1024 * 1024
 
 
@@ -36,10 +37,12 @@ def place(tmp_path: Path) -> Iterator[Path]:
     assert str(place) not in mountpoints()
 
 
-def refused(realm: RealRealm, place: Path, status: int, *options: str, **more: str) -> str:
+def refused(
+    realm: RealRealm, place: Path, status: int, *options: str, user: str = "mia", **environment: str
+) -> str:
     """Tries to mount; the one sentence that it says."""
     words = ["mount", str(place), "--cache-dir", str(place.parent / "cache"), *options]
-    done = realm.run(*words, user=more.pop("user", "mia"), status=status, **more)  # type: ignore[arg-type]
+    done = realm.run(*words, user=user, status=status, seconds=60.0, **environment)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("dfs: ")
@@ -89,6 +92,7 @@ def test_a_realm_that_went_away_after_the_login(tmp_path: Path, place: Path) -> 
 
 
 def test_a_wrong_password(mia: RealRealm, place: Path, tmp_path: Path) -> None:
+    mia.expect_log(r"wrong user name or password for mia$")
     (tmp_path / "wrong").write_text("not the password\n")
     said = refused(
         mia, place, 4, "--user", "mia", "--password-file", str(tmp_path / "wrong"), user="elsewhere"
@@ -112,7 +116,7 @@ def test_a_server_whose_key_has_changed(mia: RealRealm, place: Path, tmp_path: P
     for file in pins:
         other = mia.fingerprint[:-1] + ("A" if mia.fingerprint[-1] != "A" else "B")
         file.write_text(file.read_text().replace(mia.fingerprint, other))
-    said = refused(mia, place, 3, DFS_STATE=str(state))
+    said = refused(mia, place, 4, DFS_STATE=str(state))
     assert "key" in said
 
 
@@ -232,7 +236,6 @@ def test_a_full_disk_is_told_and_nothing_acknowledged_is_lost(small_realm: RealR
         print(f"{len(kept)} files of 4 MiB were acknowledged")
         assert error == errno.ENOSPC
         assert len(kept) >= 3
-        assert os.statvfs(mount.path).f_bavail * 4096 < 5 * MIB
         assert len(os.listdir(mount.path)) == len(kept) + 1
         with fresh_mount(small_realm, "fay") as empty:
             for name, data in kept.items():

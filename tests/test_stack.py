@@ -105,7 +105,7 @@ def test_open_sees_the_last_close(pair: tuple[Client, Client], place: str) -> No
 def test_writing_across_chunks(pair: tuple[Client, Client], place: str) -> None:
     one, two = pair
     content = bytearray(os.urandom(2 * BORDER + 1000))
-    one.write(f"{place}/file", content)
+    one.write(f"{place}/file", bytes(content))
     assert two.read(f"{place}/file") == content
     for offset, size in ((BORDER - 10, 20), (5, 1), (2 * BORDER, 1000), (2 * BORDER - 1, 1500), (0, BORDER)):
         patch = os.urandom(size)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -42,7 +42,7 @@ offsets = st.sampled_from([0, 0, 1, 100, 5000, CHUNK_BYTES - 3, CHUNK_BYTES, 2 *
 contents = st.one_of(
     st.binary(min_size=1, max_size=20), st.sampled_from([b"x" * 5000, bytes(9), b"y" * (CHUNK_BYTES + 1)])
 )
-modes = st.sampled_from([0o644, 0o600, 0o755, 0o444, 0o4755, 0o2711, 0o000])
+modes = st.sampled_from([0o644, 0o600, 0o755, 0o444, 0o1711, 0o000])
 picks = st.integers(0, 100)
 
 
@@ -357,5 +357,6 @@ def test_two_mounts_in_turn_are_one_directory(mounts: type[Mounts]) -> None:
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],  # shrinking takes minutes; the steps are printed as they are
         ),
     )

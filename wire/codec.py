@@ -27,6 +27,6 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
     """The message in ``data``. Raises BadMessage with a sentence that names the field that does not fit."""
     try:
         message: T = _decoder(cast(Hashable, kind)).decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(f"not a {kind.__name__}: {error}") from error
     return message

@@ -24,8 +24,8 @@ SESSIONS_REMEMBERED = 10_000
 
 
 class _Order:
-    """Refuses what a file server has said before something newer: an old heartbeat that is sent again would
-    bring a dead server to life. The same request may come again, its answer may have been lost."""
+    """Refuses what a file server has said already: a heartbeat that is sent again would bring a dead server
+    to life, the last one too. A file server whose answer was lost says it anew, under a new number."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -35,8 +35,8 @@ class _Order:
         """Raises Replayed, or BadMessage if the request has no number."""
         key, number = (call.ticket.session, what), call.counter()
         with self._guard:
-            if number < self._last.get(key, 0):
-                raise Replayed("something newer was said already")
+            if number <= self._last.get(key, -1):
+                raise Replayed("this was said already, or something newer")
             self._last[key] = number
             self._last.move_to_end(key)
             if len(self._last) > SESSIONS_REMEMBERED:
