@@ -159,10 +159,6 @@ class WriteLocks:
         """Whether another session waits for this lock (as of the last renewal)."""
         return ino in self._wanted
 
-    def holds(self, lock: WriteLock) -> bool:
-        """Whether this very lock is still ours, as far as is known."""
-        return self._held.get(lock.ino) == lock
-
     # The stock
 
     def take_fresh(self) -> WriteLock:

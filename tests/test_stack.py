@@ -190,7 +190,7 @@ def test_holes_are_zeros_and_cost_nothing(shared: Stack, pair: tuple[Client, Cli
     content = os.urandom(3 * BORDER)
     two.write(f"{place}/file", content)
     with two.opened(f"{place}/file", WRITE) as handle:
-        two.vfs.fallocate_zeros(handle, BORDER - 100, BORDER + 200)
+        two.vfs.punch(handle, BORDER - 100, BORDER + 200)
     expected = content[: BORDER - 100] + bytes(BORDER + 200) + content[2 * BORDER + 100 :] + bytes(7) + b"end"
     assert one.read(f"{place}/file") == expected
 

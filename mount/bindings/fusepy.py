@@ -35,6 +35,9 @@ PAGES_REMEMBERED = 100_000
 THREADS = 64
 """More than can wait for locks while others work."""
 
+KEEP_SIZE, PUNCH_HOLE = 1, 2
+"""<linux/falloc.h>"""
+
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 """<linux/stat.h>, in tv_nsec."""
 
@@ -427,6 +430,17 @@ class _Operations(mfusepy.Operations):
 
     def fsync(self, path: str, datasync: int, fh: Any) -> int:
         return self.flush(path, fh)
+
+    def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
+        """fallocate(2): room is never kept for a file, so only growing and punching do anything."""
+        if mode == PUNCH_HOLE | KEEP_SIZE:
+            self.vfs.punch(fh.fh, offset, size)
+        elif mode == 0:
+            if self.vfs.handle_attr(fh.fh).size < offset + size:
+                self.truncate(path, offset + size, fh.fh)
+        elif mode != KEEP_SIZE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return 0
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
         """A change of a name is durable when it is answered."""

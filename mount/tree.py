@@ -1,0 +1,270 @@
+"""The tree as the Vfs shows it: names and attributes, with what is open and dirty here on top."""
+
+import errno
+import logging
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cache.copies import CopyStore
+from mount.names import Names
+from mount.nodes import Node, NodeTable
+from mount.proxy import Proxy
+from wire.errors import fail
+from wire.messages.common import Caller
+from wire.messages.directory import (
+    Attr,
+    Create,
+    Entry,
+    Link,
+    Op,
+    RemoveXattr,
+    Rename,
+    Rmdir,
+    SetAttr,
+    SetXattr,
+    Statfs,
+    Unlink,
+)
+from wire.names import check_name
+from wire.permissions import Identity, is_owner, may
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What setattr shall set; None stays. Times in ns; the ``_now`` ones take the directory's clock."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    atime_now: bool = False
+    mtime_now: bool = False
+
+
+class Tree:
+    """Names, attributes and extended attributes of a mounted realm. Thread-safe."""
+
+    def __init__(self, proxy: Proxy, copies: CopyStore) -> None:
+        session = proxy.keyring.session
+        self._identity = Identity(session.uid, tuple(session.gids))
+        self._proxy = proxy
+        self._copies = copies
+        self._names = Names(proxy.directory)
+        self._table = NodeTable(copies)
+
+    # Names
+
+    def walk(self, names: Sequence[bytes], who: Caller | None, *, fresh: bool = False) -> Attr:
+        """The attributes of what a path names. ``fresh`` asks the directory, in one call."""
+        return self._shown(self._names.walk(names, who, fresh=fresh)[-1])
+
+    def lookup(self, parent: int, name: bytes, who: Caller | None) -> Attr:
+        """The attributes of a name in a directory."""
+        return self._shown(self._names.child(parent, name, who))
+
+    def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
+        """The entries of a directory, in the order of their names, without "." and ".."."""
+        return self._names.entries(ino, who)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, who: Caller | None) -> Attr:
+        """A new directory."""
+        return self._make(Create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode)), who)
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Caller | None) -> Attr:
+        """A new file of any type but directory and symlink; ``mode`` says which."""
+        return self._make(Create(parent, name, mode, rdev), who)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, who: Caller | None) -> Attr:
+        """A new symbolic link."""
+        return self._make(Create(parent, name, stat.S_IFLNK | 0o777, target=target), who)
+
+    def link(self, ino: int, parent: int, name: bytes, who: Caller | None) -> Attr:
+        """Another name for an inode."""
+        check_name(name)
+        return self._made(parent, name, self._change(Link(ino, parent, name), who))
+
+    def _make(self, op: Create, who: Caller | None) -> Attr:
+        check_name(op.name)
+        return self._made(op.parent, op.name, self._change(op, who))
+
+    def _made(self, parent: int, name: bytes, outcome: tuple[Attr | None, list[Attr]]) -> Attr:
+        attr, touched = outcome
+        assert attr is not None, "a new name is answered with attributes"
+        for folder in touched:
+            if folder.ino == parent:
+                self._names.add(folder, name, attr.ino)
+        return self._shown(attr)
+
+    def _change(self, op: Op, who: Caller | None) -> tuple[Attr | None, list[Attr]]:
+        result = self._names.change([op], who)[0]
+        for attr in (result.attr, *result.touched):
+            node = None if attr is None else self._table.peek(attr.ino)
+            if node is not None and attr is not None:
+                node.accept(attr)
+        return result.attr, result.touched
+
+    def unlink(self, parent: int, name: bytes, who: Caller | None) -> None:
+        """Takes a name away. An inode that is open here lives on until it is closed."""
+        is_open = self._is_open(parent, name, who)
+        attr, _ = self._change(Unlink(parent, name, hold=is_open), who)
+        self._names.remove(parent, name)
+        if attr is not None and attr.nlink == 0:
+            self._forget(attr.ino)
+
+    def rmdir(self, parent: int, name: bytes, who: Caller | None) -> None:
+        """Removes an empty directory."""
+        self._change(Rmdir(parent, name), who)
+        self._names.remove(parent, name)
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller | None
+    ) -> None:
+        """rename(2) with the flags of renameat2(2), all at once."""
+        check_name(new_name)
+        hold = self._is_open(new_parent, new_name, who)
+        attr, touched = self._change(Rename(parent, name, new_parent, new_name, flags, hold), who)
+        self._names.remove(parent, name)
+        self._names.remove(new_parent, new_name)
+        for other in touched:
+            if other.ino == new_parent and attr is not None:
+                self._names.add(other, new_name, attr.ino)
+            if other.nlink == 0:
+                self._forget(other.ino)
+
+    def readlink(self, ino: int, who: Caller | None) -> bytes:
+        """Where a symlink points."""
+        return self._names.target(ino, who)
+
+    def _is_open(self, parent: int, name: bytes, who: Caller | None) -> bool:
+        try:
+            attr = self._names.child(parent, name, who)
+            return attr.nlink == 1 and self._table.peek(attr.ino) is not None
+        except OSError:
+            return False  # the change itself will say what is wrong
+
+    def _forget(self, ino: int) -> None:
+        if self._table.peek(ino) is None:
+            try:
+                self._copies.drop(ino)
+            except ValueError:
+                log.warning("inode %d has content that was never committed; its copy is kept", ino)
+
+    # Attributes
+
+    def getattr(self, ino: int, who: Caller | None) -> Attr:
+        """The attributes as this mount shows them."""
+        node = self._table.peek(ino)
+        if node is not None and node.is_ours:
+            return node.shown_attr()
+        return self._shown(self._names.attr(ino, who))
+
+    def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
+        """Sets what ``changes`` names but the size."""
+        node = self._table.peek(ino)
+        if node is not None and self._set_with_commit(node, changes, who):
+            return node.shown_attr()
+        op = SetAttr(
+            ino,
+            changes.mode,
+            changes.uid,
+            changes.gid,
+            changes.atime,
+            changes.mtime,
+            changes.atime_now,
+            changes.mtime_now,
+        )
+        if op == SetAttr(ino):
+            return self.getattr(ino, who)
+        attr, _ = self._change(op, who)
+        assert attr is not None, "setattr is answered with attributes"
+        return self._shown(attr)
+
+    def _set_with_commit(self, node: Node, changes: Changes, who: Caller | None) -> bool:
+        """Mode and times of dirty content go with its commit, which would overrule them otherwise, and
+        cost no call of their own. An owner that does not change costs none either."""
+        with node.guard:
+            if node.lock is None or not (node.copy.dirty or node.pending) or who != node.caller:
+                return False  # the commit is made in the name of who opened for writing
+            if not is_owner(self._who(who), node.attr):
+                return False
+            if changes.mode is not None and node.attr.size:
+                return False  # it holds at once; but in a file that is being made there is nothing yet
+            if changes.uid not in (None, node.attr.uid) or changes.gid not in (None, node.attr.gid):
+                return False
+            now = time.time_ns()
+            if changes.mode is not None:
+                node.pending.mode = stat.S_IFMT(node.attr.mode) | stat.S_IMODE(changes.mode)
+            if changes.atime is not None or changes.atime_now:
+                node.pending.atime = now if changes.atime is None else changes.atime
+            if changes.mtime is not None or changes.mtime_now:
+                node.pending.mtime = now if changes.mtime is None else changes.mtime
+            return True
+
+    def target(self, names: Sequence[bytes], who: Caller | None) -> int:
+        """The inode that a change of a path is for. What this mount has open for writing is believed to be
+        what is meant (a descriptor's change comes as a path's); else the directory is asked."""
+        believed = self._names.walk(names, who)[-1].ino
+        node = self._table.peek(believed)
+        if node is not None and node.is_ours:
+            return believed
+        return self._names.walk(names, who, fresh=True)[-1].ino
+
+    def access(self, ino: int, wanted: int, who: Caller | None) -> None:
+        """Raises EACCES unless ``who`` has all wanted bits (R 4, W 2, X 1)."""
+        if not may(self._who(who), self.getattr(ino, who), wanted):
+            raise fail(errno.EACCES)
+
+    def _who(self, who: Caller | None) -> Identity:
+        return self._identity if who is None else Identity(who.uid, tuple(who.gids))
+
+    def _shown(self, attr: Attr) -> Attr:
+        node = self._table.peek(attr.ino)
+        if node is None:
+            return attr
+        node.accept(attr, may_move=False)
+        return node.shown_attr()
+
+    # Extended attributes
+
+    def getxattr(self, ino: int, name: bytes, who: Caller | None) -> bytes:
+        """The value. Raises ENODATA."""
+        _check_xattr_name(name)
+        values = self._xattrs(ino, who)
+        if name not in values:
+            raise fail(errno.ENODATA)
+        return values[name]
+
+    def listxattr(self, ino: int, who: Caller | None) -> list[bytes]:
+        """The names."""
+        return list(self._xattrs(ino, who))
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> None:
+        """setxattr(2)."""
+        _check_xattr_name(name)
+        self._change(SetXattr(ino, name, value, flags), who)
+
+    def removexattr(self, ino: int, name: bytes, who: Caller | None) -> None:
+        """removexattr(2)."""
+        self._change(RemoveXattr(ino, name), who)
+
+    def _xattrs(self, ino: int, who: Caller | None) -> dict[bytes, bytes]:
+        # The kernel asks for security.capability before every write, and ls for ACLs of every file.
+        if not self.getattr(ino, who).has_xattrs:
+            return {}
+        return self._proxy.directory.xattrs(ino, who)
+
+    def statfs(self) -> Statfs:
+        """Space and inodes of the realm."""
+        return self._proxy.directory.statfs()
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """cp asks and sets ``system.posix_acl_access`` for every file: what is never there costs no call."""
+    if not name.startswith((b"user.", b"trusted.", b"security.")):
+        raise fail(errno.EOPNOTSUPP)
