@@ -218,6 +218,9 @@ class WriteLocks:
             except OSError as error:
                 log.info("the locks could not be renewed: %s", error)
                 continue
+            except Exception:
+                log.exception("the locks could not be renewed")
+                continue
             self._wanted = frozenset(renewed.wanted)
             held = {(lock.ino, lock.token) for lock in renewed.held}
             self._forget([lock for lock in known.values() if (lock.ino, lock.token) not in held])
@@ -266,6 +269,8 @@ class WriteLocks:
                 self._client.release([Held(lock.ino, lock.token) for lock in batch], [])
             except OSError as error:
                 log.info("%d locks are left to expire: %s", len(batch), error)
+            except Exception:
+                log.exception("%d locks are left to expire", len(batch))
             with self._guard:
                 self._releasing = set()
                 self._guard.notify_all()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="the
 MIB = 1024 * 1024
 ROUNDS = 200
 READERS = 4
-STRESS_SECONDS = 4.0
+STRESS_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")

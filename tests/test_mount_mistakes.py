@@ -84,13 +84,6 @@ def test_a_realm_that_is_away(mia: RealRealm, place: Path) -> None:
     assert "127.0.0.1:9" in said
 
 
-def test_a_realm_that_went_away_after_the_login(tmp_path: Path, place: Path) -> None:
-    with RealRealm(tmp_path / "realm", files=1) as realm:
-        realm.join("mia")
-    assert refused(realm, place, 3)
-    assert not list((realm.state("mia") / "mounts").glob("*"))
-
-
 def test_a_wrong_password(mia: RealRealm, place: Path, tmp_path: Path) -> None:
     mia.expect_log(r"wrong user name or password for mia$")
     (tmp_path / "wrong").write_text("not the password\n")

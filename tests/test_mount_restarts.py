@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mount.registry import mountpoints
 from tests.support.mounts import RealMount, fresh_mount
 from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
@@ -82,3 +83,20 @@ def test_the_copies_are_the_same_for_a_mount_that_has_nothing(
             )
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert (copies[0] / "json" / "tool.py").stat().st_mode & 0o777 == 0o750
+
+
+def test_no_new_mount_while_the_auth_server_is_away(
+    own_realm: RealRealm, mount: RealMount, tmp_path: Path
+) -> None:
+    own_realm.stop("auth")
+    try:
+        told = own_realm.run(
+            "mount", str(tmp_path), "--cache-dir", str(tmp_path / "cache"), user="rolf", status=3
+        )
+        assert len(told.stderr.splitlines()) == 1
+        assert str(tmp_path) not in mountpoints()
+        (mount.path / "without-auth").write_text("who is in stays in")
+        assert (mount.path / "without-auth").read_text() == "who is in stays in"
+        (mount.path / "without-auth").unlink()
+    finally:
+        own_realm.go_on("auth")

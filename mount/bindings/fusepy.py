@@ -116,12 +116,15 @@ class Pages:
     They may if they are of the version that is opened. libfuse has one kernel inode for a path, whatever
     it names: while a handle of another file is open there (the path was replaced elsewhere), that one's
     reads would fill the new one's pages, so the new handle goes without any.
+
+    The kernel drops old pages when it gets the answer to an open, and answers may overtake each other: only a
+    handle that has come to its first flush proves that this is done, and says of which version they are.
     """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._versions: OrderedDict[str, int] = OrderedDict()
-        self._open: dict[int, tuple[str, int]] = {}
+        self._open: dict[int, tuple[str, Handle, int]] = {}
         self._inos: dict[str, Counter[int]] = {}
 
     def opened(self, path: str, handle: Handle) -> tuple[bool, bool]:
@@ -130,24 +133,23 @@ class Pages:
         with self._guard:
             at_path = self._inos.setdefault(path, Counter())
             at_path[ino] += 1
-            self._open[handle.number] = (path, ino)
-            if len(at_path) > 1:
+            self._open[handle.number] = (path, handle, version)
+            keep = len(at_path) == 1 and self._versions.get(path) == version
+            if not keep:
                 self._versions.pop(path, None)
-                return True, False
-            keep = self._versions.get(path) == version
-            # Another name of the same file has pages of its own, which nobody drops.
-            if handle.node.attr.nlink == 1 and handle.node.failure is None:
-                self._label(path, version)
-            else:
-                self._versions.pop(path, None)
-            return False, keep
+            return len(at_path) > 1, keep
 
-    def written(self, path: str, number: int, version: int) -> None:
-        """What was written through this handle has become ``version``, and the pages are of it."""
+    def flushed(self, path: str, number: int, written: int) -> None:
+        """What was ``written`` through this handle has become that version, or (0) nothing was: the pages are
+        of it, or still of the version that was opened."""
         with self._guard:
-            _, ino = self._open.get(number, (path, 0))
-            if path in self._versions and set(self._inos.get(path, ())) == {ino}:
-                self._label(path, version)
+            opened_at, handle, version = self._open[number]
+            node = handle.node
+            of_now = written or (version == node.copy.version and not node.is_ours)
+            # Another name of the same file has pages of its own, which nobody drops.
+            is_alone = node.attr.nlink == 1 and set(self._inos[opened_at]) == {node.ino}
+            if of_now and is_alone and path == opened_at and node.failure is None:
+                self._label(path, written or version)
 
     def doubted(self, path: str) -> None:
         """The pages may have what is no version."""
@@ -163,13 +165,12 @@ class Pages:
     def closed(self, number: int) -> None:
         """A handle is gone."""
         with self._guard:
-            path, ino = self._open.pop(number, ("", 0))
-            at_path = self._inos.get(path)
-            if at_path is not None:
-                at_path[ino] -= 1
-                at_path += Counter()
-                if not at_path:
-                    del self._inos[path]
+            path, handle, _ = self._open.pop(number)
+            at_path = self._inos[path]
+            at_path[handle.node.ino] -= 1
+            at_path += Counter()
+            if not at_path:
+                del self._inos[path]
 
     def _label(self, path: str, version: int) -> None:
         self._versions[path] = version
@@ -424,8 +425,7 @@ class _Operations(mfusepy.Operations):
         except OSError:
             self._pages.doubted(path)
             raise
-        if version:
-            self._pages.written(path, fh.fh, version)
+        self._pages.flushed(path, fh.fh, version)
         return 0
 
     def fsync(self, path: str, datasync: int, fh: Any) -> int:
