@@ -33,6 +33,9 @@ from wire.errors import Problem, from_problem, to_problem
 if TYPE_CHECKING:
     from rich.console import Console
 
+END_SECONDS = 10.0
+"""How long umount gives the process of the mount to end, however short it was told to wait."""
+
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -259,8 +262,7 @@ def umount(mountpoint: Path, wait: float) -> None:
     process = os.pidfd_open(record.pid)
     try:
         _unmount(place, lazily=False)
-        if not select.select([process], [], [], wait)[0]:
-            raise OSError(errno.ETIMEDOUT, f"the process {record.pid} of the mount does not end", str(place))
+        ended = select.select([process], [], [], max(wait, END_SECONDS))[0]
     finally:
         os.close(process)
     if unsaved:
@@ -269,6 +271,8 @@ def umount(mountpoint: Path, wait: float) -> None:
             f"{unsaved} files are not committed; the next mount with this cache will do it",
             str(place),
         )
+    if not ended:
+        raise OSError(errno.ETIMEDOUT, f"the process {record.pid} of the mount does not end", str(place))
     click.echo(f"{place} is unmounted; everything is committed.")
 
 
