@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Connection, func, insert, select, update
 
-from clients.session import Channel
+from clients.session import Channel, Keyring
 from servers.database import Database, sqlite_url
 from servers.directory import chunks
 from servers.directory.config import DirectoryConfig
@@ -31,7 +31,7 @@ from servers.directory.storage_routes import add_storage_routes
 from servers.keys import ServiceKeys, new_realm_keys
 from servers.web import Door
 from tests.support.inprocess import InProcessWire, all_ticket_keys, make_keyring
-from wire.errors import TicketRefused, Unavailable
+from wire.errors import Replayed, TicketRefused, Unavailable
 from wire.messages.directory import (
     GetPlacement,
     Heartbeat,
@@ -876,6 +876,11 @@ TestStorageMachine = StorageMachine.TestCase
 # Routes
 
 
+def said(keyring: Keyring, number: int) -> str:
+    """The id of an earlier request."""
+    return f"{keyring.session.session:x}.{number}"
+
+
 def test_file_servers_join_and_clients_look_but_do_not_join(tmp_path: Path) -> None:
     realm = new_realm_keys()
     world = World(tmp_path, keys=realm["directory"])
@@ -891,14 +896,16 @@ def test_file_servers_join_and_clients_look_but_do_not_join(tmp_path: Path) -> N
         client.call("POST", "/v1/servers", registration, Registered)
     with pytest.raises(Unavailable):
         client.call("POST", "/v1/placement", GetPlacement(3), Placement)
-    number = server.call("POST", "/v1/servers", registration, Registered).id
+    number = server.mutate("/v1/servers", lambda _: registration, Registered).id
     beat = Heartbeat(100 * GIB, 50 * GIB, 0)
-    assert server.call("POST", f"/v1/servers/{number}/heartbeat", beat, Tasks) == Tasks()
+    assert server.mutate(f"/v1/servers/{number}/heartbeat", lambda _: beat, Tasks) == Tasks()
+    with pytest.raises(Replayed):
+        server.call("POST", f"/v1/servers/{number}/heartbeat", beat, Tasks, request_id=said(keyring, 1))
     for path, message in (("heartbeat", beat), ("inventory", Inventory([]))):
         with pytest.raises(TicketRefused):
             client.call("POST", f"/v1/servers/{number}/{path}", message, Tasks)
     with pytest.raises(OSError) as caught:
-        server.call("POST", f"/v1/servers/{number + 1}/heartbeat", beat, Tasks)
+        server.mutate(f"/v1/servers/{number + 1}/heartbeat", lambda _: beat, Tasks)
     assert caught.value.errno == errno.ENOENT
     assert client.call("GET", "/v1/servers", None, Servers).servers[0].name == "one"
     assert client.call("GET", "/v1/statfs", None, Statfs).free_bytes == 50 * GIB
