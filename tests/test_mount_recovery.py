@@ -148,9 +148,15 @@ def stop(realm: RealRealm, *services: str) -> None:
 
 
 def go_on(realm: RealRealm, *services: str) -> None:
-    """Starts them again."""
+    """Starts them again, and waits until the directory has heard of the file servers."""
     for service in services:
         realm.go_on(service)
+    wait_until(
+        lambda: (
+            [one.get("health") for one in realm.status()["services"] if one["role"] == "files"]
+            == ["alive"] * 2
+        )
+    )
 
 
 @pytest.mark.parametrize("services", [("files-1", "files-2"), ("directory",)], ids=["files", "directory"])
