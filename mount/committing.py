@@ -84,7 +84,7 @@ class Committer:
         return future
 
     def _upload(self, copy: LocalCopy, index: int, length: int) -> ChunkChange:
-        data = copy.chunk_bytes(index)[:length]
+        data = copy.chunk_bytes(index)[: max(length, 0)]
         if not data:
             return ChunkChange(index)
         try:
@@ -121,21 +121,26 @@ class Committer:
             if not node.copy.dirty and not node.pending:
                 return None
             snapshot = node.copy.snapshot_dirty()
-            uploads = {
-                index: self._begin_upload(node, index, left) if left > 0 else None
-                for index in snapshot.chunks
-                for left in (min(CHUNK_BYTES, snapshot.size - index * CHUNK_BYTES),)
-            }
             pending, node.pending = node.pending, PendingAttrs()
         try:
-            changes = [u.result() if u else ChunkChange(index) for index, u in uploads.items()]
+            changes = self._upload_all(node, snapshot)
             return self._write_down(node, snapshot, changes, pending)
         except BaseException:
-            for upload in uploads.values():
-                if upload:
-                    upload.cancel()
             with node.guard:
                 node.pending = _merged(pending, node.pending)
+            raise
+
+    def _upload_all(self, node: Node, snapshot: Dirty) -> list[ChunkChange]:
+        lengths = {index: min(CHUNK_BYTES, snapshot.size - index * CHUNK_BYTES) for index in snapshot.chunks}
+        if len(lengths) == 1 and not node.uploaded:  # a small file: another thread would only cost time
+            return [self._upload(node.copy, index, length) for index, length in lengths.items()]
+        with node.guard:
+            uploads = {index: self._begin_upload(node, index, length) for index, length in lengths.items()}
+        try:
+            return [upload.result() for upload in uploads.values()]
+        except BaseException:
+            for upload in uploads.values():
+                upload.cancel()
             raise
 
     @staticmethod

@@ -1,15 +1,16 @@
 """A service's database: concurrent readers, and one writer that commits in groups.
 
-A change is a function of a connection. The writer thread takes the changes that are waiting, runs
-each in a savepoint, and commits them together: one fsync for all of them. A caller gets its result
-only after that commit, so what ``write`` has returned is durable (SQLite: WAL, synchronous=FULL).
+A change is a function of a connection. Whoever finds nobody writing does it for all who wait: he runs
+each change in a savepoint and commits them together, one fsync for all of them. So a change that comes
+alone costs no change of threads, and those that come meanwhile make the next group. A caller gets its
+result only after that commit: what ``write`` has returned is durable (SQLite: WAL, synchronous=FULL).
 A change that raises is rolled back alone.
 """
 
 import errno
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -24,9 +25,6 @@ from wire.errors import Unavailable, fail
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-GROUP_MAX = 256
-"""The most changes in one commit."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -44,11 +42,8 @@ class Database:
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine)
         metadata.create_all(self._engine)
-        self._queue: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._writer = threading.Thread(target=self._write_groups, name="database-writer", daemon=True)
-        self._writer.start()
+        self._waiting: deque[tuple[Callable[[Connection], Any], Future[Any]]] = deque()
+        self._leading = threading.Lock()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -60,33 +55,22 @@ class Database:
             raise _translate(error) from error
 
     def write(self, change: Callable[[Connection], T]) -> T:
-        """Runs ``change`` in the writer and returns its result when it is durable; raises what it raised."""
+        """Runs ``change`` and returns its result when it is durable; raises what it raised. A change must not
+        write again."""
         future: Future[T] = Future()
-        self._queue.put((change, future))
+        self._waiting.append((change, future))
+        with self._leading:
+            if not future.done():
+                self._commit(self._take_group())
         return future.result()
 
     def close(self) -> None:
         """Waits for the writer and closes all connections."""
-        self._queue.put(None)
-        self._writer.join()
-        self._engine.dispose()
+        with self._leading:
+            self._engine.dispose()
 
-    def _write_groups(self) -> None:
-        running = True
-        while running:
-            group = []
-            item = self._queue.get()
-            while item is not None:
-                group.append(item)
-                if len(group) == GROUP_MAX:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            running = item is not None
-            if group:
-                self._commit(group)
+    def _take_group(self) -> list[tuple[Callable[[Connection], Any], Future[Any]]]:
+        return [self._waiting.popleft() for _ in range(len(self._waiting))]
 
     def _commit(self, group: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.util import Finalize
 from typing import Any
 
-from granian.constants import Interfaces
+from granian.constants import Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
@@ -52,6 +52,8 @@ def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) ->
         address=host,
         port=port,
         interface=Interfaces.WSGI,
+        # One thread of its runtime: with several a small request took 0.85 ms here instead of 0.70.
+        runtime_mode=RuntimeModes.st,
         workers=1,
         blocking_threads=threads,
         backpressure=max(2 * threads, 256),
