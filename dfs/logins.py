@@ -49,16 +49,17 @@ def trust() -> Trust:
     return Trust(state_folder())
 
 
-def log_in(realm_url: str, user: str, password_file: Path | None) -> Session:
-    """Opens a session and saves it as the user's, and the user as the one whose login is used by default.
-    Raises what the server says, or EINVAL without a password."""
+def log_in(realm_url: str, user: str, password_file: Path | None, *, by_default: bool = True) -> Session:
+    """Opens a session and saves it as the user's; ``by_default`` makes it the one that is used when no user
+    is named. Raises what the server says, or EINVAL without a password."""
     known = trust()
     with closing(HttpWire()) as wire:
         fetch_realm(realm_url, wire, known, REACH_SECONDS)
         text = password(password_file, "DFS_PASSWORD", f"Password of {user}")
         session = login(realm_url, user, text, socket.gethostname(), wire, known)
     known.save(realm_url, session)
-    known.set_default_user(realm_url, user)
+    if by_default:
+        known.set_default_user(realm_url, user)
     return session
 
 

@@ -138,7 +138,7 @@ def _log_in_if_needed(realm: str, user: str, password_file: Path | None) -> None
     from dfs import logins, users
 
     if logins.trust().load(realm, user) is None:
-        logins.log_in(realm, user or users.me(), password_file)
+        logins.log_in(realm, user or users.me(), password_file, by_default=not user)
 
 
 def _default_cache_dir(place: Path, realm: str, user: str) -> Path:
