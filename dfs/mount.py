@@ -158,9 +158,11 @@ def _log_path(place: Path) -> Path:
 def _serve(options: MountOptions, user: str, log_level: str, ready_fd: int | None) -> None:
     """The mount's own process."""
     from dfs import logins
+    from dfs.memory import keep_freed_memory
     from mount.daemon import run
     from servers.logs import set_up_logging
 
+    keep_freed_memory()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_logging(log_level)

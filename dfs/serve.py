@@ -157,7 +157,9 @@ def lock(database: str, **options: Any) -> None:
 @_tuning(FilesConfig)
 def files(**options: Any) -> None:
     """A file server: stores chunks."""
+    from dfs.memory import keep_freed_memory
     from servers.files.app import make_server
 
+    keep_freed_memory()
     process, keys, own = _split(options)
     process.serve(lambda: make_server(FilesConfig(keys=keys, **own)))
