@@ -7,7 +7,6 @@ No credentials leave this machine before the realm's key was compared with the o
 import errno
 import itertools
 import os
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from clients.session import PAUSE_SECONDS_MAX, Channel, Keyring, Wire, call_plain
+from clients.session import Channel, Keyring, Wire, backoff_seconds, call_plain
 from clients.trust import Trust, normal_url
 from wire import codec
 from wire.errors import BadMessage, BadSeal, TicketRefused, Unavailable, fail
@@ -123,7 +122,7 @@ def _exchange(wire: Wire, method: str, url: str, body: bytes, deadline_seconds: 
         try:
             return call_plain(wire, method, url, body, deadline_seconds)
         except Unavailable:
-            pause = min(0.05 * 2**attempt, PAUSE_SECONDS_MAX) * random.uniform(0.5, 1.0)
+            pause = backoff_seconds(0.05, attempt)
             if time.monotonic() + pause >= last_moment:
                 raise
             time.sleep(pause)

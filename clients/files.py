@@ -8,12 +8,11 @@ deadline. Servers that lately did not answer (their breaker is open) are asked l
 import errno
 import itertools
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
 
-from clients.session import Channel, Keyring, Wire
+from clients.session import Channel, Keyring, Wire, backoff_seconds
 from wire.chunking import fits
 from wire.errors import TicketRefused, Unavailable, fail
 from wire.messages.common import ServerAddress
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 PUT_SILENCE_SECONDS = 8.0
 """More than a primary waits for its secondaries."""
 GET_SILENCE_SECONDS = 3.0
-PAUSE_SECONDS_MAX = 2.0
 
 
 class ChunkClient:
@@ -120,7 +118,7 @@ class ChunkClient:
         last_moment = time.monotonic() + self._deadline_seconds
         for number in itertools.count():
             yield min(silence_seconds * 2**number, max(last_moment - time.monotonic(), 0.1))
-            pause = min(0.1 * 2**number, PAUSE_SECONDS_MAX) * random.uniform(0.5, 1.0)
+            pause = backoff_seconds(0.1, number)
             if time.monotonic() + pause >= last_moment:
                 return
             time.sleep(pause)

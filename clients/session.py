@@ -57,6 +57,12 @@ PAUSE_SECONDS_MAX = 2.0
 SEALED = "application/vnd.dfs.sealed"
 
 _sequence = itertools.count(1)
+_random = random.Random()  # its own: nobody else's sequence of random numbers depends on our retries
+
+
+def backoff_seconds(first: float, attempt: int) -> float:
+    """The pause after a failed attempt (0 is the first): doubled each time up to a bound, and jittered."""
+    return min(first * 2.0**attempt, PAUSE_SECONDS_MAX) * _random.uniform(0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,7 @@ class Channel:
                 pause = (
                     error.retry_after_seconds
                     if isinstance(error, SlowDown)
-                    else min(0.05 * 2**attempt, PAUSE_SECONDS_MAX) * random.uniform(0.5, 1.0)
+                    else backoff_seconds(0.05, attempt)
                 )
                 if time.monotonic() + pause >= last_moment:
                     raise

@@ -857,6 +857,7 @@ def test_a_right_message_with_a_few_wrong_bytes(
 
 
 @each_taking
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @QUICK
 @given(data=st.data())
 def test_a_message_that_fits_and_makes_no_sense(

@@ -10,6 +10,8 @@ RESERVE_BYTES = 64 * 1024 * 1024
 RESERVE_SHARE = 0.01
 """A server with less free space than both together is full."""
 
+_random = random.Random()
+
 Draw = Callable[[], float]
 """Gives a random number from 0 up to, not including, 1."""
 
@@ -19,7 +21,7 @@ def has_room(server: FileServer) -> bool:
     return server.free_bytes >= RESERVE_BYTES + RESERVE_SHARE * server.total_bytes
 
 
-def choose(servers: Sequence[FileServer], count: int, draw: Draw = random.random) -> list[FileServer]:
+def choose(servers: Sequence[FileServer], count: int, draw: Draw = _random.random) -> list[FileServer]:
     """Up to ``count`` different servers that have room, drawn with their free space as the weight.
 
     The draw is that of Efraimidis and Spirakis, as a race: each server needs an exponential time at the
@@ -34,7 +36,7 @@ def choose(servers: Sequence[FileServer], count: int, draw: Draw = random.random
 
 
 def choose_sets(
-    alive: Sequence[FileServer], replicas: int, count: int, draw: Draw = random.random
+    alive: Sequence[FileServer], replicas: int, count: int, draw: Draw = _random.random
 ) -> list[list[FileServer]]:
     """``count`` sets, primary first; none if no server has room."""
     with_room = [server for server in alive if has_room(server)]
