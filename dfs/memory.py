@@ -1,7 +1,8 @@
 """Memory of processes that move chunks: what is freed is kept for the next chunk.
 
 glibc gives large blocks back to the kernel as soon as they are freed, and each new one costs a fault a
-page. With chunks of 4 MiB that was two thirds of a mount's time: 190 MB/s of cold reading instead of 370.
+page. Measured once with these settings in the environment, a cold read went from about 200 to 270-370 MB/s;
+later runs of the same read spread over 170-340 MB/s, so how much of it is due to them is not certain.
 """
 
 import ctypes

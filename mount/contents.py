@@ -55,13 +55,18 @@ class Contents(Tree):
             raise fail(errno.EBADF)
         return self._reader.read_into(handle, offset, buffer)
 
-    def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
-        """Writes into the local copy; at the end, as it is under the lock, for an appending handle."""
+    def _writer(self, number: int) -> Handle:
+        """A handle that may be written through now. Raises EBADF, or what stands in the way."""
         handle = self._handle(number)
-        node = handle.node
         if not handle.writable:
             raise fail(errno.EBADF)
-        self._check_writable(node)
+        self._check_writable(handle.node)
+        return handle
+
+    def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
+        """Writes into the local copy; at the end, as it is under the lock, for an appending handle."""
+        handle = self._writer(number)
+        node = handle.node
         while True:
             with node.guard:
                 _check_failure(node)
@@ -120,11 +125,8 @@ class Contents(Tree):
 
     def punch(self, number: int, offset: int, size: int) -> None:
         """Makes a hole: the range, as far as the file goes, reads as zeros."""
-        handle = self._handle(number)
+        handle = self._writer(number)
         node = handle.node
-        if not handle.writable:
-            raise fail(errno.EBADF)
-        self._check_writable(node)
         while True:
             with node.guard:
                 _check_failure(node)
