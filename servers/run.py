@@ -1,14 +1,19 @@
 """Runs a service's Flask app on granian, as one process tree that never outlives its parent."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
+import resource
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.util import Finalize
 from typing import Any
+from wsgiref.types import StartResponse
 
+from flask import Flask
 from granian.constants import Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -21,6 +26,12 @@ _PR_SET_PDEATHSIG = 1
 
 DRAIN_SECONDS = 3
 """How long a stop waits for requests. Answers that are held back longer are cut off: who waits asks again."""
+
+CONNECTIONS_MAX = 16_384
+"""Clients keep connections open between requests; one costs a descriptor and no thread."""
+
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""tcp(7): a client that is gone in the middle of a request gives its thread back after 25 s."""
 
 _GRANIAN_LOGGING = {
     "version": 1,
@@ -45,7 +56,10 @@ def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) ->
         server = make()
         server.start()
         Finalize(server, server.close, exitpriority=10)  # when the last request was answered
-        return server.app
+        _raise_descriptor_limit()
+        gc.collect()
+        gc.freeze()  # what is made at the start is not looked at again and again
+        return _Kept(server.app)
 
     Server(
         "dfs",
@@ -56,13 +70,55 @@ def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) ->
         runtime_mode=RuntimeModes.st,
         workers=1,
         blocking_threads=threads,
-        backpressure=max(2 * threads, 256),
+        backpressure=CONNECTIONS_MAX,
         http1_settings=HTTP1Settings(max_buffer_size=1024 * 1024),
         websockets=False,
         log_level=LogLevels.error,
         log_dictconfig=_GRANIAN_LOGGING,
         workers_kill_timeout=DRAIN_SECONDS,
     ).serve(target_loader=load)
+
+
+class _Kept:
+    """The app, behind listening sockets whose connections notice that their client is gone. Granian makes
+    these sockets itself, after the app and before the first request; connections inherit their options."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._is_set = False
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if not self._is_set:
+            self._is_set = True
+            for listener in _listeners():
+                with listener:
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for option, value in _KEEPALIVE:
+                        listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        return self._app(environ, start_response)
+
+
+def _listeners() -> Iterator[socket.socket]:
+    """This process's listening sockets, under descriptors of our own."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            descriptor = os.dup(int(name))
+        except OSError:
+            continue  # closed meanwhile
+        try:
+            found = socket.socket(fileno=descriptor)
+        except OSError:  # no socket
+            os.close(descriptor)
+            continue
+        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            yield found
+        else:
+            found.close()
+
+
+def _raise_descriptor_limit() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def exit_with_parent(lifeline_fd: int) -> None:

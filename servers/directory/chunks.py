@@ -12,9 +12,11 @@ inventory does not take it for missing.
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Integer, bindparam, case, delete, func, insert, select, update
 
+from servers.database import Prepared
 from servers.directory.schema import chunks, replicas, servers
 from wire.tickets import Receipt
 
@@ -23,21 +25,16 @@ log = logging.getLogger(__name__)
 IDS_MAX = 1000
 """The most ids in one statement."""
 
-# On the way of every commit; built once, because their making would cost more than their running.
-_CONDEMNED_AT = select(chunks.c.id, chunks.c.condemned_at).where(
-    chunks.c.id.in_(bindparam("ids", expanding=True))
-)
-_USABLE = select(chunks.c.id).where(
-    chunks.c.id.in_(bindparam("ids", expanding=True)), chunks.c.condemned_at.is_(None), chunks.c.copies > 0
-)
-_REFERENCE = (
+# On the way of every commit.
+_STATE = Prepared(select(chunks.c.condemned_at, chunks.c.copies).where(chunks.c.id == bindparam("chunk")))
+_REFERENCE = Prepared(
     update(chunks)
     .where(chunks.c.id == bindparam("chunk"))
     .values(refs=chunks.c.refs + bindparam("count", type_=Integer))
 )
-_INVENTORY_NUMBERS = select(servers.c.id, servers.c.inventory)
-_INSERT_CHUNKS = insert(chunks)
-_INSERT_REPLICAS = insert(replicas)
+_INVENTORY_NUMBERS = Prepared(select(servers.c.id, servers.c.inventory))
+_INSERT_CHUNKS = Prepared(insert(chunks), ["id", "size", "refs", "copies"])
+_INSERT_REPLICAS = Prepared(insert(replicas))
 
 
 def batches(ids: Iterable[bytes], size: int = IDS_MAX) -> Iterator[list[bytes]]:
@@ -59,9 +56,9 @@ def add_chunks(connection: Connection, receipts: Sequence[Receipt]) -> None:
             server for server in dict.fromkeys(receipt.servers) if server in numbers and server not in has
         ]
     condemned_at: dict[bytes, float | None] = {}
-    for ids in batches(wanted):
-        rows = connection.execute(_CONDEMNED_AT, {"ids": ids})
-        condemned_at.update({row.id: row.condemned_at for row in rows})
+    for chunk in wanted:
+        if state := _STATE.run(connection, chunk=chunk).fetchone():
+            condemned_at[chunk] = state[0]
     sizes = {receipt.chunk: receipt.size for receipt in receipts}
     new = {chunk: has for chunk, has in wanted.items() if has and chunk not in condemned_at}
     _insert_chunks(connection, new, sizes, numbers)
@@ -71,17 +68,19 @@ def add_chunks(connection: Connection, receipts: Sequence[Receipt]) -> None:
 
 def usable(connection: Connection, ids: Iterable[bytes]) -> set[bytes]:
     """Those that are known, not condemned, and have a replica."""
-    found: set[bytes] = set()
-    for some in batches(ids):
-        found.update(connection.scalars(_USABLE, {"ids": some}))
-    return found
+    return {chunk for chunk in ids if _is_usable(_STATE.run(connection, chunk=chunk).fetchone())}
+
+
+def _is_usable(state: Sequence[Any] | None) -> bool:
+    if state is None:
+        return False
+    condemned_at, copies = state
+    return condemned_at is None and copies > 0
 
 
 def reference(connection: Connection, counts: Mapping[bytes, int]) -> None:
     """As many extents more name each chunk."""
-    if counts:
-        rows = [{"chunk": chunk, "count": count} for chunk, count in counts.items()]
-        connection.execute(_REFERENCE, rows)
+    _REFERENCE.run_many(connection, ({"chunk": chunk, "count": count} for chunk, count in counts.items()))
 
 
 def dereference(connection: Connection, counts: Mapping[bytes, int], now: float) -> None:
@@ -162,7 +161,7 @@ def _report_lost(connection: Connection, ids: Sequence[bytes]) -> None:
 
 
 def _inventory_numbers(connection: Connection) -> dict[int, int]:
-    return {row.id: row.inventory for row in connection.execute(_INVENTORY_NUMBERS)}
+    return dict(_INVENTORY_NUMBERS.run(connection).fetchall())
 
 
 def _insert_chunks(
@@ -171,19 +170,17 @@ def _insert_chunks(
     sizes: Mapping[bytes, int],
     numbers: Mapping[int, int],
 ) -> None:
-    if not new:
-        return
-    connection.execute(
-        _INSERT_CHUNKS,
-        [{"id": chunk, "size": sizes[chunk], "refs": 0, "copies": len(has)} for chunk, has in new.items()],
+    _INSERT_CHUNKS.run_many(
+        connection,
+        ({"id": chunk, "size": sizes[chunk], "refs": 0, "copies": len(has)} for chunk, has in new.items()),
     )
-    connection.execute(
-        _INSERT_REPLICAS,
-        [
+    _INSERT_REPLICAS.run_many(
+        connection,
+        (
             {"chunk": chunk, "server": server, "rank": rank, "inventory": numbers[server]}
             for chunk, has in new.items()
             for rank, server in enumerate(has)
-        ],
+        ),
     )
 
 
@@ -203,7 +200,7 @@ def _complete(
         for rank, server in enumerate(missing, free):
             rows.append({"chunk": chunk, "server": server, "rank": rank, "inventory": numbers[server]})
     if rows:
-        connection.execute(_INSERT_REPLICAS, rows)
+        _INSERT_REPLICAS.run_many(connection, rows)
         connection.execute(
             update(chunks).where(chunks.c.id == bindparam("of")).values(copies=chunks.c.copies + 1),
             [{"of": row["chunk"]} for row in rows],

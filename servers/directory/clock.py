@@ -1,18 +1,19 @@
 """The directory's clock and its counter of inode numbers.
 
-Both live in memory and are written once a transaction. Only the database's writer thread calls ``tick``
-and ``new_inos``, so they need no lock. After a rollback memory is ahead of the database: that makes gaps,
-which harm nobody. What a crash takes back was never told to anyone.
+Both live in memory and are written once a transaction. ``tick`` and ``new_inos`` are called only inside a
+change of the database (``Database.write``), one at a time, so they need no lock. After a rollback memory is
+ahead of the database: that makes gaps, which harm nobody. What a crash takes back was never told to anyone.
 """
 
 from collections.abc import Callable
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from servers.database import Prepared
 from servers.directory.schema import meta
 from wire.messages.directory import ROOT_INO
 
-_SAVE = update(meta).where(meta.c.key == bindparam("at_key"))
+_SAVE = Prepared(update(meta).where(meta.c.key == bindparam("at_key")), ["value"])
 
 
 class Clock:
@@ -51,7 +52,5 @@ class Clock:
 
     def save(self, connection: Connection) -> None:
         """Before the commit of every transaction that ticked or took numbers."""
-        connection.execute(
-            _SAVE,
-            [{"at_key": "clock", "value": self._last}, {"at_key": "next_ino", "value": self._next_ino}],
-        )
+        rows = ({"at_key": "clock", "value": self._last}, {"at_key": "next_ino", "value": self._next_ino})
+        _SAVE.run_many(connection, rows)

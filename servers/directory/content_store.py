@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
+from servers.database import Prepared
 from servers.directory.schema import chunks, extents, versions
 
 
@@ -25,18 +26,17 @@ _VERSION_OF = select(versions.c.version).where(
 _SIZE = select(versions.c.size).where(
     versions.c.ino == bindparam("ino"), versions.c.version == bindparam("version")
 )
-_END_VERSION = (
+_END_VERSION = Prepared(
     update(versions)
     .where(versions.c.ino == bindparam("of"), versions.c.version == bindparam("old"))
     .values(until=bindparam("now"))
 )
 _LIVE = (extents.c.ino == bindparam("of"), extents.c.until.is_(None))
-_END_EXTENT = update(extents).where(*_LIVE, extents.c.index == bindparam("at")).values(until=bindparam("now"))
-_END_EXTENTS_FROM = (
-    update(extents).where(*_LIVE, extents.c.index >= bindparam("at")).values(until=bindparam("now"))
-)
-_ADD_VERSION = insert(versions)
-_ADD_EXTENTS = insert(extents)
+_END = update(extents).where(*_LIVE).values(until=bindparam("now"))
+_END_EXTENT = Prepared(_END.where(extents.c.index == bindparam("at")))
+_END_EXTENTS_FROM = Prepared(_END.where(extents.c.index >= bindparam("at")))
+_ADD_VERSION = Prepared(insert(versions))
+_ADD_EXTENTS = Prepared(insert(extents))
 _RANGE = (
     select(extents.c.index, extents.c.chunk, chunks.c.size)
     .join(chunks, chunks.c.id == extents.c.chunk)
@@ -47,10 +47,12 @@ _RANGE = (
     )
     .order_by(extents.c.index)
 )
-_RANGE_NOW = _RANGE.where(extents.c.until.is_(None))
-_RANGE_AT = _RANGE.where(
-    extents.c.since <= bindparam("version"),
-    or_(extents.c.until.is_(None), extents.c.until > bindparam("version")),
+_RANGE_NOW = Prepared(_RANGE.where(extents.c.until.is_(None)))
+_RANGE_AT = Prepared(
+    _RANGE.where(
+        extents.c.since <= bindparam("version"),
+        or_(extents.c.until.is_(None), extents.c.until > bindparam("version")),
+    )
 )
 
 
@@ -71,25 +73,23 @@ def size_of(connection: Connection, ino: int, version: int) -> int | None:
 
 def add_version(connection: Connection, ino: int, version: int, size: int, commit: bytes) -> None:
     """A version that is current."""
-    connection.execute(
-        _ADD_VERSION, {"ino": ino, "version": version, "size": size, "commit_id": commit, "until": None}
-    )
+    _ADD_VERSION.run(connection, ino=ino, version=version, size=size, commit_id=commit, until=None)
 
 
 def end_version(connection: Connection, ino: int, old: int, now: int) -> None:
     """Version ``old`` was replaced by ``now``. (One that no commit made has no row.)"""
-    connection.execute(_END_VERSION, {"of": ino, "old": old, "now": now})
+    _END_VERSION.run(connection, of=ino, old=old, now=now)
 
 
 def end_extents(connection: Connection, ino: int, indices: Sequence[int], now: int) -> None:
     """At these indices nothing of the version before ``now`` stands any more."""
     if indices:
-        connection.execute(_END_EXTENT, [{"of": ino, "at": index, "now": now} for index in indices])
+        _END_EXTENT.run_many(connection, ({"of": ino, "at": index, "now": now} for index in indices))
 
 
 def end_extents_from(connection: Connection, ino: int, first: int, now: int) -> None:
     """As ``end_extents``, for all indices from ``first`` on."""
-    connection.execute(_END_EXTENTS_FROM, {"of": ino, "at": first, "now": now})
+    _END_EXTENTS_FROM.run(connection, of=ino, at=first, now=now)
 
 
 def add_extents(connection: Connection, ino: int, now: int, placed: Iterable[tuple[int, bytes]]) -> None:
@@ -97,17 +97,15 @@ def add_extents(connection: Connection, ino: int, now: int, placed: Iterable[tup
     rows = [
         {"ino": ino, "index": index, "since": now, "until": None, "chunk": chunk} for index, chunk in placed
     ]
-    if rows:
-        connection.execute(_ADD_EXTENTS, rows)
+    _ADD_EXTENTS.run_many(connection, rows)
 
 
 def get_extents(
     connection: Connection, ino: int, first: int, end: int, version: int | None = None
 ) -> list[Extent]:
     """The chunks at ``first`` up to, not including, ``end``, of the current version or of ``version``."""
-    arguments = {"ino": ino, "first": first, "end": end}
     if version is None:
-        rows = connection.execute(_RANGE_NOW, arguments)
+        found = _RANGE_NOW.run(connection, ino=ino, first=first, end=end)
     else:
-        rows = connection.execute(_RANGE_AT, {**arguments, "version": version})
-    return [Extent(*row) for row in rows]
+        found = _RANGE_AT.run(connection, ino=ino, first=first, end=end, version=version)
+    return [Extent(*row) for row in found.fetchall()]

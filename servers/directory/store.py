@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, case, delete, func, insert, literal, select, update
 
+from servers.database import Prepared
 from servers.directory.schema import entries, holds, inodes, reserved, xattrs
 from wire.messages.directory import ROOT_INO, Attr, Entry
 
@@ -56,19 +57,21 @@ class Inode(msgspec.Struct):
         )
 
 
-_GET = select(inodes).where(inodes.c.ino == bindparam("ino"))
+_GET = Prepared(select(inodes).where(inodes.c.ino == bindparam("of")))
 _GET_MANY = select(inodes).where(inodes.c.ino.in_(bindparam("inos", expanding=True)))
-_INSERT_INODES = insert(inodes)
-_ADD_ENTRY = insert(entries)
-_UPDATE = update(inodes).where(inodes.c.ino == bindparam("key"))
-_CHILD = (
+_INSERT_INODES = Prepared(insert(inodes))
+_ADD_ENTRY = Prepared(insert(entries))
+_UPDATE = Prepared(
+    update(inodes).where(inodes.c.ino == bindparam("key")), [c.name for c in inodes.c if c.name != "ino"]
+)
+_CHILD = Prepared(
     select(entries.c.ino.label("named"), inodes)
     .outerjoin(inodes, inodes.c.ino == entries.c.ino)
-    .where(entries.c.parent == bindparam("parent"), entries.c.name == bindparam("name"))
+    .where(entries.c.parent == bindparam("of_parent"), entries.c.name == bindparam("of_name"))
 )
 _ANY_CHILD = select(entries.c.ino).where(entries.c.parent == bindparam("parent")).limit(1)
 _ENTRY = (entries.c.parent == bindparam("at_parent"), entries.c.name == bindparam("at_name"))
-_REMOVE_ENTRY = delete(entries).where(*_ENTRY)
+_REMOVE_ENTRY = Prepared(delete(entries).where(*_ENTRY))
 _POINT_ENTRY = update(entries).where(*_ENTRY).values(ino=bindparam("to"))
 _NAMES_OF = (
     select(entries.c.ino, entries.c.parent, entries.c.name)
@@ -86,8 +89,10 @@ _HELD = select(holds.c.ino).where(
     holds.c.session == bindparam("session"), holds.c.ino.in_(bindparam("inos", expanding=True))
 )
 _DROP = delete(holds).where(holds.c.ino == bindparam("at_ino"), holds.c.session == bindparam("at_session"))
-_USE_UP = delete(reserved).where(
-    reserved.c.ino == bindparam("at_ino"), reserved.c.session == bindparam("at_session")
+_USE_UP = Prepared(
+    delete(reserved).where(
+        reserved.c.ino == bindparam("at_ino"), reserved.c.session == bindparam("at_session")
+    )
 )
 _XATTRS = select(xattrs.c.name, xattrs.c.value).where(xattrs.c.ino == bindparam("ino"))
 _XATTR_SIZES = select(xattrs.c.name, func.length(xattrs.c.value)).where(xattrs.c.ino == bindparam("ino"))
@@ -111,14 +116,14 @@ _CHAIN = _make_chain()
 
 
 @cache
-def _walk(count: int) -> Select[Any]:
+def _walk(count: int) -> Prepared:
     """From the inode ``parent`` along the names ``n0`` … : the inodes met, the first one included."""
     start = select(literal(0).label("depth"), inodes.c.ino).where(inodes.c.ino == bindparam("parent"))
     way = start.cte("way", recursive=True)
     name = case({depth: bindparam(f"n{depth}") for depth in range(count)}, value=way.c.depth)
     step = select(way.c.depth + 1, entries.c.ino).where(entries.c.parent == way.c.ino, entries.c.name == name)
     way = way.union_all(step)
-    return select(inodes).join(way, way.c.ino == inodes.c.ino).order_by(way.c.depth)
+    return Prepared(select(inodes).join(way, way.c.ino == inodes.c.ino).order_by(way.c.depth))
 
 
 # Inodes
@@ -126,7 +131,7 @@ def _walk(count: int) -> Select[Any]:
 
 def get_inode(connection: Connection, ino: int) -> Inode | None:
     """The inode, or None."""
-    row = connection.execute(_GET, {"ino": ino}).first()
+    row = _GET.run(connection, of=ino).fetchone()
     return None if row is None else Inode(*row)
 
 
@@ -138,17 +143,12 @@ def get_inodes(connection: Connection, inos: Iterable[int]) -> dict[int, Inode]:
 
 def insert_inodes(connection: Connection, new: Iterable[Inode]) -> None:
     """New rows."""
-    connection.execute(_INSERT_INODES, [msgspec.structs.asdict(inode) for inode in new])
+    _INSERT_INODES.run_many(connection, map(msgspec.structs.asdict, new))
 
 
 def update_inodes(connection: Connection, changed: Iterable[Inode]) -> None:
     """Writes whole rows."""
-    rows = []
-    for inode in changed:
-        row = msgspec.structs.asdict(inode)
-        row["key"] = row.pop("ino")
-        rows.append(row)
-    connection.execute(_UPDATE, rows)
+    _UPDATE.run_many(connection, ({**msgspec.structs.asdict(inode), "key": inode.ino} for inode in changed))
 
 
 def chain(connection: Connection, ino: int) -> list[Inode]:
@@ -170,9 +170,8 @@ def _walk_some(connection: Connection, parent: int, names: Sequence[bytes]) -> l
     if not names:
         only = get_inode(connection, parent)
         return [] if only is None else [only]
-    arguments: dict[str, int | bytes] = {f"n{depth}": name for depth, name in enumerate(names)}
-    arguments["parent"] = parent
-    return [Inode(*row) for row in connection.execute(_walk(len(names)), arguments)]
+    steps = {f"n{depth}": name for depth, name in enumerate(names)}
+    return [Inode(*row) for row in _walk(len(names)).run(connection, parent=parent, **steps).fetchall()]
 
 
 # Entries
@@ -180,7 +179,7 @@ def _walk_some(connection: Connection, parent: int, names: Sequence[bytes]) -> l
 
 def get_child(connection: Connection, parent: int, name: bytes) -> tuple[int, Inode | None] | None:
     """The number that the entry names, and its inode if that is written already; None without entry."""
-    row = connection.execute(_CHILD, {"parent": parent, "name": name}).first()
+    row = _CHILD.run(connection, of_parent=parent, of_name=name).fetchone()
     if row is None:
         return None
     return row[0], None if row[1] is None else Inode(*row[1:])
@@ -193,12 +192,12 @@ def is_empty(connection: Connection, directory: int) -> bool:
 
 def add_entry(connection: Connection, parent: int, name: bytes, ino: int) -> None:
     """A new entry."""
-    connection.execute(_ADD_ENTRY, {"parent": parent, "name": name, "ino": ino})
+    _ADD_ENTRY.run(connection, parent=parent, name=name, ino=ino)
 
 
 def remove_entry(connection: Connection, parent: int, name: bytes) -> None:
     """The entry goes, what it named stays."""
-    connection.execute(_REMOVE_ENTRY, {"at_parent": parent, "at_name": name})
+    _REMOVE_ENTRY.run(connection, at_parent=parent, at_name=name)
 
 
 def point_entry(connection: Connection, parent: int, name: bytes, ino: int) -> None:
@@ -230,7 +229,7 @@ def reserve(connection: Connection, inos: Iterable[int], session: int) -> None:
 
 def use_up(connection: Connection, ino: int, session: int) -> bool:
     """Ends a reservation; False if there was none."""
-    return connection.execute(_USE_UP, {"at_ino": ino, "at_session": session}).rowcount == 1
+    return _USE_UP.run(connection, at_ino=ino, at_session=session).rowcount == 1
 
 
 def hold(connection: Connection, inos: Sequence[int], session: int, at: float) -> None:
