@@ -58,9 +58,14 @@ SEALED = "application/vnd.dfs.sealed"
 RESEND_SECONDS_MAX = 600.0
 """A request is not sent again later than this: services forget replies after two hours (servers.replies)."""
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the other one stands still in suspend
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _sequence = itertools.count(1)
 _random = random.Random()  # its own: nobody else's sequence of random numbers depends on our retries
+
+
+def now_awake_or_not() -> float:
+    """Seconds of a clock that never goes back and, unlike time.monotonic, does not stand still in suspend."""
+    return time.clock_gettime(_CLOCK)
 
 
 def backoff_seconds(first: float, attempt: int) -> float:
@@ -310,7 +315,7 @@ class Channel:
         body = b"" if message is None else codec.encode(message)
         request_id = request_id or f"{self._keyring.session.session:x}-{next(_sequence):x}"
         patience = self.deadline_seconds if deadline_seconds is None else deadline_seconds
-        began = time.clock_gettime(_CLOCK)
+        began = now_awake_or_not()
         for attempt in itertools.count():
             try:
                 return self._try(method, path, body, request_id, patience + wait_seconds, began)
@@ -320,7 +325,7 @@ class Channel:
                     if isinstance(error, SlowDown)
                     else backoff_seconds(0.05, attempt)
                 )
-                if time.clock_gettime(_CLOCK) + pause >= began + patience:
+                if now_awake_or_not() + pause >= began + patience:
                     raise
                 log.log(
                     logging.DEBUG if attempt < 3 else logging.INFO,
@@ -342,7 +347,7 @@ class Channel:
             return self._send(credential, method, path, body, request_id, silence_seconds)
         except TicketRefused:
             self._keyring.renew(credential)
-            if time.clock_gettime(_CLOCK) > began + RESEND_SECONDS_MAX:
+            if now_awake_or_not() > began + RESEND_SECONDS_MAX:
                 raise
             credential = self._keyring.credential(self._role)
             return self._send(credential, method, path, body, request_id, silence_seconds)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 from flask import Flask
 
+from clients import session as session_module
 from clients.session import Answer, Channel, Keyring
 from servers.web import Call, Door
 from tests.support.inprocess import InProcessWire, LossyWire, make_keyring
@@ -102,7 +103,7 @@ def test_what_was_changed_on_the_way_is_refused(wire: InProcessWire) -> None:
                 url += "?x=1"
             answer = wire.send(method, url, headers, body, silence_seconds)
             if self.change == "reply":
-                return Answer(answer.status, answer.sealed, answer.body[:-1] + b"?")
+                return Answer(answer.status, answer.sealed, answer.body[:-1] + bytes([answer.body[-1] ^ 1]))
             if self.change == "status":
                 return Answer(201, answer.sealed, answer.body)
             return answer
@@ -126,6 +127,28 @@ def test_a_request_gets_through_a_bad_line(wire: InProcessWire) -> None:
         assert patient.call("POST", "/v1/double", Held(number, 1), Held).ino == 2 * number
     assert lossy.lost_requests
     assert lossy.lost_replies
+
+
+def test_a_request_is_not_sent_again_after_a_long_sleep(
+    wire: InProcessWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the service may have forgotten its reply, and would carry it out once more."""
+    sent: list[str] = []
+
+    class AsleepWire(InProcessWire):
+        def send(
+            self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+        ) -> Answer:
+            sent.append(headers["DFS-Request"])
+            monkeypatch.setattr(session_module, "now_awake_or_not", lambda: 1e9)
+            raise TicketRefused("it has expired meanwhile")
+
+    old = make_keyring({Role.LOCK: KEY}).session
+    with pytest.raises(TicketRefused):
+        channel(AsleepWire(), Keyring(old, lambda session: session)).call(
+            "POST", "/v1/double", Held(1, 1), Held
+        )
+    assert len(sent) == 1
 
 
 def test_rubbish_is_answered_with_a_problem_and_no_traceback(wire: InProcessWire) -> None:
