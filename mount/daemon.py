@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import resource
 import socket
 import tempfile
 import time
@@ -29,8 +30,10 @@ SOCKET_PATH_MAX = 100
 
 
 def run(options: MountOptions, realm: Realm, auth: AuthClient, on_ready: Callable[[], None]) -> None:
-    """Mounts and serves until unmounted. ``auth`` is the user's login, of which the mount's session is a
-    child. Raises OSError if anything stands in the way of mounting."""
+    """Mounts and serves until unmounted, or ended by a signal; then writes back what is dirty. ``auth`` is
+    the user's login, of which the mount's session is a child. Raises OSError if anything stands in the way
+    of mounting."""
+    _allow_many_files()
     copies = CopyStore(options.cache_dir, options.cache_size)
     wire = HttpWire()
     try:
@@ -41,14 +44,22 @@ def run(options: MountOptions, realm: Realm, auth: AuthClient, on_ready: Callabl
             recover(proxy, copies)
             vfs = Vfs(proxy, copies, options.lock_wait)
             vfs.start()
-            _serve(options, proxy, vfs, on_ready)
-            vfs.close()
+            try:
+                _serve(options, proxy, vfs, on_ready)
+            finally:
+                vfs.close()  # before the locks are given back, and the index is closed
         finally:
             proxy.close()
             _end_session(AuthClient(options.realm_url, keyring, wire))
     finally:
         copies.close()
         wire.close()
+
+
+def _allow_many_files() -> None:
+    """Each open inode takes a descriptor: the daemon must not run out of them before its callers do."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _end_session(auth: AuthClient) -> None:

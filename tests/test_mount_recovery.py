@@ -3,10 +3,14 @@
 import errno
 import os
 import random
+import re
+import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +86,30 @@ def test_what_a_program_had_written_without_fsync_becomes_a_conflict_copy(
     victim.umount()
     victim.mount()
     assert conflict_copies(victim.path / "half") == [copy], "it is done once"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_mount_that_is_told_to_end_writes_back_first(
+    own_realm: RealRealm, other: RealMount, tmp_path: Path, ending: signal.Signals
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    words = ("mount", str(place), "--foreground", "--cache-dir", str(tmp_path / "cache"))
+    daemon = subprocess.Popen(
+        own_realm.command(*words), env=own_realm.environment("rita"), stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: str(place) in mountpoints() or daemon.poll() is not None)
+    descriptors = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    assert descriptors[0] == descriptors[1], "as many files as the machine allows"
+    writer = Writer(place / ending.name, "not closed")
+    daemon.send_signal(ending)
+    _, said = daemon.communicate(timeout=30)
+    assert daemon.returncode == 0, said
+    assert str(place) not in mountpoints()
+    assert (other.path / ending.name).read_text() == "not closed"
+    assert conflict_copies(other.path / ending.name) == []
+    assert not re.search(r"WARNING|ERROR|Traceback", said)
+    writer.kill()
 
 
 def test_a_mount_that_was_killed_is_taken_away_by_umount(victim: RealMount) -> None:
