@@ -1,6 +1,7 @@
 """The saved login, and sessions opened from it for the length of one command."""
 
 import errno
+import getpass
 import os
 import socket
 import sys
@@ -47,6 +48,11 @@ class Services:
 def trust() -> Trust:
     """What this user's client knows of realms."""
     return Trust(state_folder())
+
+
+def usual_user(realm_url: str) -> str:
+    """Whose login is meant when no user is named: who logged in last, else the name on this machine."""
+    return trust().default_user(realm_url) or getpass.getuser()
 
 
 def log_in(realm_url: str, user: str, password_file: Path | None, *, by_default: bool = True) -> Session:

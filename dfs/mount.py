@@ -26,7 +26,7 @@ import msgspec
 from dfs.places import realm_option
 from mount.control import Request, ask
 from mount.options import MountOptions
-from mount.registry import MountRecord, find, mountpoints, state_folder, unregister
+from mount.registry import MountRecord, find, mountpoints, real_place, state_folder, unregister
 from servers.supervision import child_environment, python, tail
 from wire.errors import Problem, from_problem, to_problem
 
@@ -93,13 +93,17 @@ def mount(
     ready_fd: int | None,
 ) -> None:
     """Mount the realm on the directory MOUNTPOINT."""
-    place = Path(os.path.abspath(mountpoint))
+    from clients.trust import normal_url
+    from dfs import logins
+
+    place, realm = real_place(mountpoint), normal_url(realm)
+    whose = user or logins.usual_user(realm)
     if allow_other and not trusted:
         raise click.UsageError("--allow-other needs --trusted: other users act with their own rights")
     options = MountOptions(
         mountpoint=place,
         realm_url=realm,
-        cache_dir=cache_dir.absolute() if cache_dir else _default_cache_dir(place, realm, user),
+        cache_dir=cache_dir.absolute() if cache_dir else _default_cache_dir(place, realm, whose),
         cache_size=cache_size,
         lock_wait=lock_wait,
         deadline=deadline,
@@ -109,11 +113,12 @@ def mount(
     )
     if ready_fd is None:
         _make_way(place)
-        _log_in_if_needed(realm, user, password_file)
+        if logins.trust().load(realm, whose) is None:
+            logins.log_in(realm, whose, password_file, by_default=not user)
     if foreground:
-        _serve(options, user, log_level, ready_fd)
+        _serve(options, whose, log_level, ready_fd)
     else:
-        _start(options, user, log_level)
+        _start(options, whose, log_level)
         click.echo(f"The realm is mounted on {place}")
 
 
@@ -134,15 +139,9 @@ def _make_way(place: Path) -> None:
         raise OSError(errno.EEXIST, "the mountpoint is not empty", str(place))
 
 
-def _log_in_if_needed(realm: str, user: str, password_file: Path | None) -> None:
-    from dfs import logins, users
-
-    if logins.trust().load(realm, user) is None:
-        logins.log_in(realm, user or users.me(), password_file, by_default=not user)
-
-
 def _default_cache_dir(place: Path, realm: str, user: str) -> Path:
-    """A folder for each realm, user and mountpoint: a cache belongs to one mount at a time."""
+    """A folder for each realm, user and mountpoint, however they were spelt: a cache belongs to one mount at
+    a time, and what it has not committed to one user."""
     home = os.environ.get("XDG_CACHE_HOME")
     what = hashlib.sha256(os.fsencode(f"{realm}\n{user}\n{place}")).hexdigest()[:16]
     return (Path(home) if home else Path.home() / ".cache") / "dfs" / what
@@ -252,7 +251,7 @@ def _words(options: MountOptions, user: str, log_level: str) -> list[str]:
 )
 def umount(mountpoint: Path, wait: float) -> None:
     """Unmount MOUNTPOINT, after everything written there is committed."""
-    place = Path(os.path.abspath(mountpoint))
+    place = real_place(mountpoint)
     record = find(str(place))
     if not record.is_alive:
         if str(place) in mountpoints():

@@ -83,6 +83,14 @@ def mountpoints() -> set[str]:
     return {_unescape(line.split(" ")[4]) for line in lines}
 
 
+def real_place(path: Path) -> Path:
+    """The mountpoint as the kernel names it: absolute, without symlinks. What is mounted there is not asked:
+    it may be dead, or wait for its services."""
+    path = Path.cwd() / path
+    place = Path(os.path.realpath(path.parent), path.name)
+    return place if str(place) in mountpoints() else Path(os.path.realpath(path))
+
+
 def _unescape(text: str) -> str:
     """Blanks and the like stand in /proc as octal numbers (proc(5))."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
