@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from clients.attempts import Attempts
 from clients.directory import DirectoryClient
 from clients.files import ChunkClient
 from clients.lock import LockClient
@@ -119,13 +120,13 @@ class _Placement:
 
     def __init__(self, directory: DirectoryClient) -> None:
         self._directory = directory
-        self._guard = threading.Lock()
+        self._attempts = Attempts()
         self._sets: list[list[ServerAddress]] = []
         self._turn = 0
         self._valid_until = 0.0
 
     def next_set(self) -> list[ServerAddress]:
-        with self._guard:
+        with self._attempts.turn():
             if time.monotonic() >= self._valid_until:
                 placement = self._directory.placement()
                 self._sets = placement.sets
