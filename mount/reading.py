@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from cache.copies import NeedsManifest
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
-from wire.limits import CHUNK_BYTES
+from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import ChunkAt
 
@@ -64,7 +64,7 @@ class Reader:
         manifest = self._proxy.manifest(node.ino, version, index, who)
         with node.guard:
             if node.copy.version == manifest.version:
-                node.copy.learn(index, self._proxy.manifest_chunks, {c.index: c for c in manifest.chunks})
+                node.copy.learn(index, MANIFEST_CHUNKS_MAX, {c.index: c for c in manifest.chunks})
 
     def _fetch(self, node: Node, index: int, who: Caller | None) -> Future[bool]:
         """Under guard: the one download of this chunk that is under way."""

@@ -1,6 +1,7 @@
 """What becomes of content when the mount is killed, or the services are away: nothing is lost silently."""
 
 import errno
+import json
 import os
 import random
 import re
@@ -192,8 +193,6 @@ def test_what_could_not_be_committed_is_committed_later(
     own_realm: RealRealm, victim: RealMount, other: RealMount, services: tuple[str, ...]
 ) -> None:
     victim.expect_log(r"could not be written back, it is tried again")
-    for service in services:
-        own_realm.expect_log(rf"{service}|heartbeat|directory")
     (victim.path / "late").write_text("committed in time")
     writer = Writer(victim.path / "late", "committed afterwards")
     stop(own_realm, *services)
@@ -253,3 +252,26 @@ def test_what_umount_could_not_wait_for_is_committed_by_the_next_mount(
     victim.mount()
     found = [(other.path / "kept"), *conflict_copies(other.path / "kept")]
     assert "content" in [path.read_text() for path in found]
+
+
+def test_what_recovery_has_left_is_told_and_settled_in_the_background(
+    own_realm: RealRealm, victim: RealMount, other: RealMount
+) -> None:
+    victim.expect_log(r"is dirty from an earlier mount|content that was never committed is kept as ")
+    writer = Writer(victim.path / "left", "content")
+    victim.kill()
+    writer.kill()
+    stop(own_realm, "files-1", "files-2")
+    try:
+        victim.mount()
+        status = own_realm.run("status", "--root", str(own_realm.root), "--json", user="rita").stdout
+        unsaved = {mount["mountpoint"]: mount["unsaved"] for mount in json.loads(status)["mounts"]}
+        assert unsaved[str(victim.path)] == 1
+        told = own_realm.run("umount", str(victim.path), "--wait", "1", user="rita", status=1)
+        assert "1 files are not committed" in told.stderr
+        victim.mount()
+    finally:
+        go_on(own_realm, "files-1", "files-2")
+    wait_until(lambda: conflict_copies(other.path / "left"), LATE_SECONDS)
+    assert conflict_copies(other.path / "left")[0].read_text() == "content"
+    victim.umount()

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from clients.session import Answer, Wire
-from mount import committing, locks
-from mount.recovery import recover
+from mount import committing, locks, recovery
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, LOCK, Client, Stack
 from wire.errors import Busy, Conflict, ReplyLost, fail
@@ -841,7 +840,8 @@ def test_what_a_killed_mount_had_not_committed_becomes_a_conflict_copy(stack: St
     one.vfs.write(handle, 0, b"UNSAVED")
     one.kill()
     again = stack.client(one.cache, started=False)
-    assert recover(again.proxy, again.copies) == 0
+    again.recovery.run()
+    assert again.recovery.left() == []
     again.start()
     assert two.read("/file") == b"acknowledged"
     [kept] = [name for name in two.names() if name != "file"]
@@ -852,25 +852,80 @@ def test_what_a_killed_mount_had_not_committed_becomes_a_conflict_copy(stack: St
     assert two.read("/file") == b"acknowledged!"
 
 
-def test_a_mount_goes_on_although_recovery_could_not(stack: Stack) -> None:
-    """The services are away when the mount begins: what is dirty from before is still there afterwards."""
-    one, two = stack.client(deadline_seconds=GONE_SECONDS), stack.client()
-    one.write("/other", b"so that it knows where chunks go")
-    handle = one.open("/file", MAKE)
-    one.vfs.write(handle, 0, b"content")
+def left_dirty(stack: Stack, paths: list[str], *, flushed: bool) -> Client:
+    """A client that was killed with content that no commit had covered, while the directory was away; with
+    ``flushed`` an fsync had begun a commit."""
+    client = stack.client(deadline_seconds=GONE_SECONDS)
+    client.write("/other", b"so that it knows where chunks go")
+    handles = [client.open(path, MAKE) for path in paths]
+    for handle in handles:
+        client.vfs.write(handle, 0, b"content")
     stack.away(DIRECTORY)
-    with raises(errno.ETIMEDOUT):
-        one.vfs.flush(handle)
-    one.kill()
-    again = stack.client(one.cache, started=False, deadline_seconds=GONE_SECONDS)
-    assert recover(again.proxy, again.copies) == 1
+    if flushed:
+        for handle in handles:
+            with raises(errno.ETIMEDOUT):
+                client.vfs.flush(handle)
+    client.kill()
+    return client
+
+
+def test_a_mount_goes_on_although_recovery_could_not(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The services are away when the mount begins. One deadline is enough to see that; when they are back
+    recovery goes on by itself."""
+    paths = [f"/{number}" for number in range(10)]
+    two = stack.client()
+    dead = left_dirty(stack, paths, flushed=True)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    began = time.monotonic()
+    again.recovery.run()
+    assert time.monotonic() - began < 3 * GONE_SECONDS
+    assert len(again.recovery.left()) == 10
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", (0.01,))
+    again.start()
+    stack.advance_locks()
+    stack.back()
+    until(lambda: not again.recovery.left())
+    assert [two.read(path) for path in paths] == [b"content"] * 10
+    again.append("/3", b" and more")
+    assert two.read("/3") == b"content and more"
+    assert len(again.names()) == 11
+    assert "its last commit was sent again" in caplog.text
+
+
+def test_what_recovery_has_left_is_settled_before_it_is_opened(stack: Stack) -> None:
+    """Nobody takes for committed what was not."""
+    two = stack.client()
+    two.write("/file", BASE)
+    dead = left_dirty(stack, ["/file"], flushed=False)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    again.recovery.run()
+    again.start()
+    known = two.walk("/file")
+    for flags in (READ, BOTH):
+        with raises(errno.ETIMEDOUT):
+            again.vfs.open(known.ino, flags, None, attr=known)
+    stack.back()
+    stack.advance_locks()
+    assert again.read("/file") == BASE
+    [copy] = [name for name in two.names() if " (conflict " in name]
+    assert two.read(f"/{copy}") == b"content" + BASE[7:]
+    assert again.recovery.left() == []
+
+
+def test_a_file_that_recovery_commits_while_it_is_opened_shows_its_new_size(stack: Stack) -> None:
+    dead = left_dirty(stack, ["/file"], flushed=True)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    again.recovery.run()
     again.start()
     stack.back()
     stack.advance_locks()
-    assert again.read("/file") == b"content"
-    again.append("/file", b" and more")
-    assert two.read("/file") == b"content and more"
-    assert again.names() == ["file", "other"]
+    old = again.walk("/file", fresh=True)
+    again.recovery.run()
+    handle = again.vfs.open(old.ino, READ, None, attr=old)
+    assert again.vfs.handle_attr(handle.number).size == len(b"content")
+    again.vfs.release(handle.number)
 
 
 def test_two_mounts_cannot_share_a_cache_folder(stack: Stack) -> None:
