@@ -423,4 +423,4 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
             raise OSError(
                 errno.EIO, f"libfuse cannot mount (status {error})", str(mount.mountpoint)
             ) from error
-        log.info("the mount was ended by a signal (status %s of libfuse)", error)
+        log.info("libfuse has ended with status %s: a signal, as a rule", error)
