@@ -28,6 +28,7 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
 from urllib3.util import Timeout
 
+from clients.attempts import Attempts
 from wire import codec
 from wire.errors import (
     BadSeal,
@@ -183,7 +184,7 @@ class Keyring:
 
     def __init__(self, session: Session, renew: Callable[[Session], Session] | None = None) -> None:
         self._renew = renew
-        self._lock = threading.Lock()
+        self._attempts = Attempts()
         self._received = time.monotonic()
         self.session = session
         self._credentials = {credential.role: credential for credential in session.credentials}
@@ -196,8 +197,9 @@ class Keyring:
             raise TicketRefused(f"the session has no ticket for {role}") from None
 
     def renew(self, stale: Credential | None = None) -> None:
-        """New credentials, unless another thread has replaced ``stale``. Raises what the server says."""
-        with self._lock:
+        """New credentials, unless another thread has replaced ``stale``. Raises what the server says; to all
+        who waited for the same attempt."""
+        with self._attempts.turn():
             if stale is not None and self._credentials.get(stale.role) is not stale:
                 return
             if self._renew is None:

@@ -1,6 +1,8 @@
 """The saved login, and sessions opened from it for the length of one command."""
 
 import errno
+import getpass
+import logging
 import os
 import socket
 import sys
@@ -16,10 +18,13 @@ from clients.directory import DirectoryClient
 from clients.lock import LockClient
 from clients.session import Channel, HttpWire
 from clients.trust import Trust, normal_url
+from mount.proxy import Proxy
 from mount.registry import state_folder
 from wire.errors import TicketRefused, fail
 from wire.messages.auth import Realm, Session
 from wire.tickets import Role
+
+log = logging.getLogger(__name__)
 
 REACH_SECONDS = 5.0
 """How long a command tries to reach the realm at all."""
@@ -47,6 +52,11 @@ class Services:
 def trust() -> Trust:
     """What this user's client knows of realms."""
     return Trust(state_folder())
+
+
+def usual_user(realm_url: str) -> str:
+    """Whose login is meant when no user is named: who logged in last, else the name on this machine."""
+    return trust().default_user(realm_url) or getpass.getuser()
 
 
 def log_in(realm_url: str, user: str, password_file: Path | None, *, by_default: bool = True) -> Session:
@@ -92,6 +102,26 @@ def own_services(realm_url: str, user: str = "") -> Iterator[Services]:
             )
         finally:
             AuthClient(saved.url, keyring, wire).logout()
+
+
+@contextmanager
+def client(
+    realm_url: str, name: str, user: str = "", *, trusted: bool = False, deadline_seconds: float = 30.0
+) -> Iterator[Proxy]:
+    """The realm as one object, in a session of its own, which people know by ``name`` and which ends with the
+    block. Raises as ``saved_login``; EPERM if it is to be trusted and no admin has granted that."""
+    with saved_login(realm_url, user) as saved, closing(HttpWire()) as wire:
+        keyring = saved.auth.open_session(name, trusted)
+        proxy = Proxy(saved.realm, keyring, wire, deadline_seconds)
+        proxy.start()
+        try:
+            yield proxy
+        finally:
+            proxy.close()
+            try:
+                AuthClient(saved.url, keyring, wire).logout()
+            except OSError as error:
+                log.info("the session is left to expire: %s", error)
 
 
 def here() -> str:

@@ -1,7 +1,7 @@
 """``dfs mount`` and ``dfs umount``.
 
 ``mount`` starts the process that serves the mount and returns when the kernel has begun to ask it, or
-says why not. The process tells through a pipe: one line, empty for "ready", else the problem.
+says why not.
 """
 
 import errno
@@ -12,23 +12,22 @@ import re
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
+from dfs import background
 from dfs.places import realm_option
 from mount.control import Request, ask
 from mount.options import MountOptions
-from mount.registry import MountRecord, find, mountpoints, state_folder, unregister
-from servers.supervision import child_environment, python, tail
-from wire.errors import Problem, from_problem, to_problem
+from mount.registry import MountRecord, find, mountpoints, real_place, state_file, unregister
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +73,6 @@ def size(text: str) -> int:
     metavar="SECONDS",
     help="How long a service may be silent before a call fails.",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 def mount(
     mountpoint: Path,
@@ -89,31 +87,35 @@ def mount(
     cache_size: int,
     lock_wait: float,
     deadline: float,
-    log_level: str,
     ready_fd: int | None,
 ) -> None:
     """Mount the realm on the directory MOUNTPOINT."""
-    place = Path(os.path.abspath(mountpoint))
+    from clients.trust import normal_url
+    from dfs import logins
+
+    place, realm = real_place(mountpoint), normal_url(realm)
+    whose = user or logins.usual_user(realm)
     if allow_other and not trusted:
         raise click.UsageError("--allow-other needs --trusted: other users act with their own rights")
     options = MountOptions(
         mountpoint=place,
         realm_url=realm,
-        cache_dir=cache_dir.absolute() if cache_dir else _default_cache_dir(place, realm, user),
-        cache_size=cache_size,
-        lock_wait=lock_wait,
-        deadline=deadline,
+        cache_dir=cache_dir.absolute() if cache_dir else _default_cache_dir(place, realm, whose),
+        cache_bytes_max=cache_size,
+        lock_wait_seconds=lock_wait,
+        deadline_seconds=deadline,
         read_only=read_only,
         allow_other=allow_other,
         trusted=trusted,
     )
     if ready_fd is None:
         _make_way(place)
-        _log_in_if_needed(realm, user, password_file)
+        if logins.trust().load(realm, whose) is None:
+            logins.log_in(realm, whose, password_file, by_default=not user)
     if foreground:
-        _serve(options, user, log_level, ready_fd)
+        _serve(options, whose, ready_fd)
     else:
-        _start(options, user, log_level)
+        background.start(_words(options, whose), state_file(place, ".log"), Path("/"))
         click.echo(f"The realm is mounted on {place}")
 
 
@@ -134,92 +136,49 @@ def _make_way(place: Path) -> None:
         raise OSError(errno.EEXIST, "the mountpoint is not empty", str(place))
 
 
-def _log_in_if_needed(realm: str, user: str, password_file: Path | None) -> None:
-    from dfs import logins, users
-
-    if logins.trust().load(realm, user) is None:
-        logins.log_in(realm, user or users.me(), password_file, by_default=not user)
-
-
 def _default_cache_dir(place: Path, realm: str, user: str) -> Path:
-    """A folder for each realm, user and mountpoint: a cache belongs to one mount at a time."""
+    """A folder for each realm, user and mountpoint, however they were spelt: a cache belongs to one mount at
+    a time, and what it has not committed to one user."""
     home = os.environ.get("XDG_CACHE_HOME")
     what = hashlib.sha256(os.fsencode(f"{realm}\n{user}\n{place}")).hexdigest()[:16]
     return (Path(home) if home else Path.home() / ".cache") / "dfs" / what
 
 
-def _log_path(place: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
-    path = state_folder() / "log" / f"mount-{name}.log"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path
-
-
-def _serve(options: MountOptions, user: str, log_level: str, ready_fd: int | None) -> None:
+def _serve(options: MountOptions, user: str, ready_fd: int | None) -> None:
     """The mount's own process."""
-    from dfs import logins
     from dfs.memory import keep_freed_memory
-    from mount.daemon import run
     from servers.logs import set_up_logging
 
     keep_freed_memory()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    set_up_logging(log_level)
-    with _telling(ready_fd) as ready, logins.saved_login(options.realm_url, user) as login:
-        run(options, login.realm, login.auth, ready)
+    set_up_logging("info")
+    if ready_fd is None:
+        _run(options, user, lambda: click.echo("mounted", err=True))
+    else:
+        with background.telling(ready_fd) as tell:
+            _run(options, user, lambda: tell(background.Word()))
 
 
-@contextmanager
-def _telling(descriptor: int | None) -> Iterator[Callable[[], None]]:
-    """A function that tells who waits at the pipe that the mount is ready; an OSError in the block is told
-    in its place."""
-    if descriptor is None:
-        yield lambda: click.echo("mounted", err=True)
-        return
-    with open(descriptor, "wb") as pipe:
+def _run(options: MountOptions, user: str, on_ready: Callable[[], None]) -> None:
+    from cache.copies import CopyStore
+    from dfs import logins
+    from mount.daemon import run
 
-        def tell(line: bytes) -> None:
-            if not pipe.closed:
-                pipe.write(line + b"\n")
-                pipe.close()
-
-        try:
-            yield lambda: tell(b"")
-        except OSError as error:
-            tell(msgspec.json.encode(to_problem(error)))
-            raise
-
-
-def _start(options: MountOptions, user: str, log_level: str) -> None:
-    """Starts the mount's process and waits for its word. Raises what it could not do."""
-    log = _log_path(options.mountpoint)
-    reading, writing = os.pipe()
     with (
-        open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output,
-        open(reading, "rb") as lines,
+        closing(CopyStore(options.cache_dir, options.cache_bytes_max)) as copies,
+        logins.client(
+            options.realm_url,
+            f"{socket.gethostname()}:{options.mountpoint}",
+            user,
+            trusted=options.trusted,
+            deadline_seconds=options.deadline_seconds,
+        ) as proxy,
     ):
-        try:
-            subprocess.Popen(
-                [python(), "-m", "dfs", *_words(options, user, log_level), "--ready-fd", str(writing)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(writing,),
-                start_new_session=True,
-                env=child_environment(),
-                cwd="/",
-            )
-        finally:
-            os.close(writing)
-        line = lines.readline()
-    if not line:
-        raise OSError(errno.EIO, f"the mount's process died:\n{tail(log)}")
-    if line.strip():
-        raise from_problem(msgspec.json.decode(line, type=Problem))
+        run(options, proxy, copies, on_ready)
 
 
-def _words(options: MountOptions, user: str, log_level: str) -> list[str]:
+def _words(options: MountOptions, user: str) -> list[str]:
     flags = {
         "--read-only": options.read_only,
         "--allow-other": options.allow_other,
@@ -232,10 +191,9 @@ def _words(options: MountOptions, user: str, log_level: str) -> list[str]:
         *("--realm", options.realm_url),
         *("--user", user),
         *("--cache-dir", str(options.cache_dir)),
-        *("--cache-size", str(options.cache_size)),
-        *("--lock-wait", str(options.lock_wait)),
-        *("--deadline", str(options.deadline)),
-        *("--log-level", log_level),
+        *("--cache-size", str(options.cache_bytes_max)),
+        *("--lock-wait", str(options.lock_wait_seconds)),
+        *("--deadline", str(options.deadline_seconds)),
         *(flag for flag, given in flags.items() if given),
     ]
 
@@ -252,7 +210,7 @@ def _words(options: MountOptions, user: str, log_level: str) -> list[str]:
 )
 def umount(mountpoint: Path, wait: float) -> None:
     """Unmount MOUNTPOINT, after everything written there is committed."""
-    place = Path(os.path.abspath(mountpoint))
+    place = real_place(mountpoint)
     record = find(str(place))
     if not record.is_alive:
         if str(place) in mountpoints():

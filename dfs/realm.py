@@ -47,19 +47,23 @@ def up(
 
     What is given once is recorded in the folder and holds until it is given again.
     """
-    from dfs.background import run_detached, tell_readiness
+    from dfs import background
     from servers.supervision import Changes, RealmRoot
     from servers.supervisor import run
 
     realm = RealmRoot(root)
     changes = Changes(host, advertise, port, file_servers, replicas, _options(assignments))
     if detach:
-        _announce(run_detached(realm, _words(changes)))
+        realm.make()
+        words = ["up", "--root", str(realm.path), *_words(changes)]
+        told = background.start(words, realm.log("background")).realm
+        assert told is not None, "a realm tells how it is"
+        _announce(told)
     elif ready_fd is None:
         run(realm, changes, _announce)
     else:
-        with tell_readiness(ready_fd) as ready:
-            run(realm, changes, ready)
+        with background.telling(ready_fd) as tell:
+            run(realm, changes, lambda told: tell(background.Word(realm=told)))
 
 
 def _options(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -58,7 +58,8 @@ class Chunks(msgspec.Struct, frozen=True):
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """A mount of this machine; ``state`` is mounted or dead."""
+    """A mount of this machine; ``state`` is mounted or dead. ``unsaved`` is how many of its files have
+    content that is not committed, null if it does not say."""
 
     mountpoint: str
     binding: str
@@ -69,6 +70,7 @@ class Mount(msgspec.Struct, frozen=True):
     control: str
     started: float
     state: str
+    unsaved: int | None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -108,8 +110,21 @@ def status(root: Path, realm: str | None, as_json: bool) -> int:
 
 
 def _mount(record: MountRecord) -> Mount:
-    state = "mounted" if record.is_alive else "dead"
-    return Mount(**msgspec.structs.asdict(record), state=state)
+    alive = record.is_alive
+    return Mount(
+        **msgspec.structs.asdict(record),
+        state="mounted" if alive else "dead",
+        unsaved=_unsaved(record) if alive else None,
+    )
+
+
+def _unsaved(record: MountRecord) -> int | None:
+    from mount.control import Request, ask
+
+    try:
+        return ask(record.control, Request("status"), timeout_seconds=PROBE_SECONDS).unsaved
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def _local(root: Path, realm: str | None) -> Status | None:

@@ -55,7 +55,7 @@ def _services(services: list[Service]) -> Table:
 
 
 def _mounts(status: Status) -> Table:
-    table = Table("mountpoint", "state", "user", "realm", "binding", "pid", "for")
+    table = Table("mountpoint", "state", "user", "realm", "binding", "pid", "for", "not committed")
     for mount in status.mounts:
         table.add_row(
             mount.mountpoint,
@@ -65,6 +65,7 @@ def _mounts(status: Status) -> Table:
             mount.binding,
             str(mount.pid),
             f"{max(0.0, time.time() - mount.started):.0f} s",
+            "?" if mount.unsaved is None else f"{mount.unsaved} files" if mount.unsaved else "",
         )
     return table
 

@@ -22,36 +22,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 
-from clients.auth import AuthClient
-from clients.session import HttpWire
-from dfs.logins import saved_login
+from dfs.logins import client
 from dfs.places import DEFAULT_REALM, default_root
 from mount.proxy import Proxy
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ROOT_INO, ChunkAt, Commit, Create, Unlink
 
+REALM = os.environ.get("DFS_REALM", DEFAULT_REALM)
 NAME = b"failover.bin"
 CHUNKS = 8
 LINES_BEFORE = 3
 LINES_MAX = 60
 LINE_SECONDS = 2.0
-
-
-@contextmanager
-def client(name: str) -> Iterator[Proxy]:
-    """The realm as one object, in a session of its own that is called ``name``."""
-    with saved_login(os.environ.get("DFS_REALM", DEFAULT_REALM)) as login, closing(HttpWire()) as wire:
-        keyring = login.auth.open_session(name)
-        proxy = Proxy(login.realm, keyring, wire)
-        proxy.start()
-        try:
-            yield proxy
-        finally:
-            proxy.close()
-            AuthClient(login.url, keyring, wire).logout()
 
 
 def write_new(proxy: Proxy, name: bytes, data: bytes) -> int:
@@ -95,7 +78,7 @@ def service(verb: str, name: str) -> None:
 def main() -> None:
     """Reads before, while and after a file server is away."""
     data = os.urandom(CHUNKS * CHUNK_BYTES)
-    with client("failover") as proxy:
+    with client(REALM, "failover") as proxy:
         ino = write_new(proxy, NAME, data)
         names = {server.id: server.name for server in proxy.directory.servers().servers}
         primaries = Counter(chunk.servers[0] for chunk in chunks_of(proxy, ino))

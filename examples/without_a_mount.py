@@ -15,32 +15,15 @@ session, which might be on another machine, reads the same bytes.
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 
-from clients.auth import AuthClient
-from clients.session import HttpWire
-from dfs.logins import saved_login
+from dfs.logins import client
 from dfs.places import DEFAULT_REALM
 from mount.proxy import Proxy
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ROOT_INO, Attr, Commit, Create, Unlink
 
+REALM = os.environ.get("DFS_REALM", DEFAULT_REALM)
 NAME = b"without-a-mount.bin"
-
-
-@contextmanager
-def client(name: str) -> Iterator[Proxy]:
-    """The realm as one object, in a session of its own that is called ``name``."""
-    with saved_login(os.environ.get("DFS_REALM", DEFAULT_REALM)) as login, closing(HttpWire()) as wire:
-        keyring = login.auth.open_session(name)
-        proxy = Proxy(login.realm, keyring, wire)
-        proxy.start()
-        try:
-            yield proxy
-        finally:
-            proxy.close()
-            AuthClient(login.url, keyring, wire).logout()
 
 
 def write_new(proxy: Proxy, name: bytes, data: bytes) -> Attr:
@@ -90,9 +73,9 @@ def read(proxy: Proxy, name: bytes) -> bytes:
 def main() -> None:
     """Writes in one session, reads in another, and tidies up."""
     data = os.urandom(2 * CHUNK_BYTES + 12345)
-    with client("writer") as writer:
+    with client(REALM, "writer") as writer:
         write_new(writer, NAME, data)
-        with client("reader") as reader:
+        with client(REALM, "reader") as reader:
             print("another session reads it:")
             print("   the same bytes" if read(reader, NAME) == data else "   OTHER BYTES")
         writer.directory.mutate([Unlink(ROOT_INO, NAME)])

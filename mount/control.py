@@ -10,14 +10,17 @@ import os
 import socket
 import socketserver
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from mount.proxy import Proxy
+from mount.recovery import Recovery
 from mount.vfs import Vfs
-from wire.errors import fail
-from wire.limits import CHUNK_BYTES
+from wire.errors import Problem, fail, from_problem, to_problem
+from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import ServerAddress
 
 log = logging.getLogger(__name__)
@@ -52,22 +55,22 @@ class Where(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is answered. ``unsaved`` is the number of files whose content no commit has covered."""
+    """What is answered, or the problem. ``unsaved`` is the number of files whose content no commit has
+    covered, what earlier mounts have left included."""
 
-    ok: bool
-    error: str = ""
+    problem: Problem | None = None
     unsaved: int = 0
     where: Where | None = None
 
 
 class ControlServer:
-    """Serves ``path`` from a thread until ``close``."""
+    """Serves the socket ``path``, in a folder that is there, from a thread until ``close``."""
 
-    def __init__(self, path: Path, proxy: Proxy, vfs: Vfs) -> None:
+    def __init__(self, path: Path, proxy: Proxy, vfs: Vfs, recovery: Recovery) -> None:
         self._path = path
         self._proxy = proxy
         self._vfs = vfs
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._recovery = recovery
         path.unlink(missing_ok=True)
         answer = self._answer
 
@@ -78,7 +81,8 @@ class ControlServer:
 
         old = os.umask(0o177)
         try:
-            self._server = socketserver.ThreadingUnixStreamServer(str(path), Conversation)
+            with _address(path) as address:
+                self._server = socketserver.ThreadingUnixStreamServer(address, Conversation)
         finally:
             os.umask(old)
         self._server.daemon_threads = True
@@ -95,25 +99,28 @@ class ControlServer:
     def _answer(self, line: bytes) -> Reply:
         try:
             return self._carry_out(msgspec.json.decode(line, type=Request))
-        except (OSError, msgspec.DecodeError) as error:
-            return Reply(False, str(error))
+        except OSError as error:
+            return Reply(to_problem(error))
+        except msgspec.DecodeError as error:
+            return Reply(to_problem(fail(errno.EINVAL, f"not a question to a mount: {error}")))
         except Exception as error:
             log.exception("a control request failed unforeseen")
-            return Reply(False, f"internal error: {error!r}")
+            return Reply(to_problem(fail(errno.EIO, f"internal error: {error!r}")))
 
     def _carry_out(self, request: Request) -> Reply:
         match request.verb:
             case "status":
                 pass
             case "write-back":
+                self._recovery.run()
                 self._vfs.write_back_all()
             case "drop-cache":
                 self._vfs.drop_clean_copies()
             case "where":
-                return Reply(True, where=self._where(request.ino))
+                return Reply(where=self._where(request.ino))
             case other:
                 raise fail(errno.EINVAL, f"the mount knows no verb {other!r}")
-        return Reply(True, unsaved=len(self._vfs.unsaved()))
+        return Reply(unsaved=len({*self._vfs.unsaved(), *self._recovery.left()}))
 
     def _where(self, ino: int) -> Where:
         attr = self._proxy.directory.attrs([ino])[0]
@@ -123,7 +130,7 @@ class ControlServer:
             (f"{lock.user}@{lock.client}" for lock in self._proxy.lock.locks().locks if lock.ino == ino), ""
         )
         chunks = []
-        for first in range(0, -(-attr.size // CHUNK_BYTES), self._proxy.manifest_chunks):
+        for first in range(0, -(-attr.size // CHUNK_BYTES), MANIFEST_CHUNKS_MAX):
             for chunk in self._proxy.manifest(ino, attr.version, first).chunks:
                 servers = self._proxy.addresses(chunk.servers)
                 chunks.append(WhereChunk(chunk.index, chunk.id.hex(), chunk.size, servers))
@@ -135,12 +142,23 @@ def ask(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:
     """One exchange with a mount. Raises OSError if it does not answer or refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_seconds)
-        connection.connect(control)
+        with _address(Path(control)) as address:
+            connection.connect(address)
         connection.sendall(msgspec.json.encode(request) + b"\n")
         line = connection.makefile("rb").readline()
     if not line:
         raise fail(errno.EPIPE, "the mount went away")
     reply = msgspec.json.decode(line, type=Reply)
-    if not reply.ok:
-        raise fail(errno.EIO, reply.error)
+    if reply.problem is not None:
+        raise from_problem(reply.problem)
     return reply
+
+
+@contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """The socket's path, short however deep the state folder lies: an address has 108 bytes (unix(7))."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -1,71 +1,56 @@
 """The process behind a mount: it puts the parts together, serves, and takes them apart again."""
 
-import hashlib
 import logging
 import os
-import socket
-import tempfile
+import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from cache.copies import CopyStore
-from clients.auth import AuthClient
-from clients.session import HttpWire
 from mount.bindings import fusepy
 from mount.control import ControlServer
 from mount.options import MountOptions
 from mount.owners import Owners
 from mount.proxy import Proxy
-from mount.recovery import recover
-from mount.registry import MountRecord, register, state_folder, unregister
+from mount.recovery import Recovery
+from mount.registry import MountRecord, register, state_file, unregister
 from mount.vfs import Vfs
-from wire.messages.auth import Realm
 
 log = logging.getLogger(__name__)
 
-SOCKET_PATH_MAX = 100
-"""sockaddr_un has room for 107 bytes (unix(7))."""
 
-
-def run(options: MountOptions, realm: Realm, auth: AuthClient, on_ready: Callable[[], None]) -> None:
-    """Mounts and serves until unmounted. ``auth`` is the user's login, of which the mount's session is a
-    child. Raises OSError if anything stands in the way of mounting."""
-    copies = CopyStore(options.cache_dir, options.cache_size)
-    wire = HttpWire()
+def run(options: MountOptions, proxy: Proxy, copies: CopyStore, on_ready: Callable[[], None]) -> None:
+    """Mounts and serves until unmounted, or ended by a signal; then writes back what is dirty. ``proxy`` is
+    of a session of the mount's own. Raises OSError if it cannot be mounted."""
+    _allow_many_files()
+    recovery = Recovery(proxy, copies)
+    recovery.run()
+    vfs = Vfs(proxy, copies, options.lock_wait_seconds, recovery.settle)
+    vfs.start()
+    recovery.start()
     try:
-        keyring = auth.open_session(f"{socket.gethostname()}:{options.mountpoint}", options.trusted)
-        proxy = Proxy(realm, keyring, wire, options.deadline)
-        try:
-            proxy.start()
-            recover(proxy, copies)
-            vfs = Vfs(proxy, copies, options.lock_wait)
-            vfs.start()
-            _serve(options, proxy, vfs, on_ready)
-            vfs.close()
-        finally:
-            proxy.close()
-            _end_session(AuthClient(options.realm_url, keyring, wire))
+        _serve(options, proxy, vfs, recovery, on_ready)
     finally:
-        copies.close()
-        wire.close()
+        recovery.close()
+        vfs.close()
 
 
-def _end_session(auth: AuthClient) -> None:
-    try:
-        auth.logout()
-    except OSError as error:
-        log.info("the session is left to expire: %s", error)
+def _allow_many_files() -> None:
+    """Each open inode takes a descriptor: the daemon must not run out of them before its callers do."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _serve(options: MountOptions, proxy: Proxy, vfs: Vfs, on_ready: Callable[[], None]) -> None:
+def _serve(
+    options: MountOptions, proxy: Proxy, vfs: Vfs, recovery: Recovery, on_ready: Callable[[], None]
+) -> None:
     session = proxy.keyring.session
     if options.trusted:
         owners = Owners(0, 0, 0, 0)
     else:
         owners = Owners(session.uid, session.gids[0], os.getuid(), os.getgid())
-    control_path = _control_path(options.mountpoint)
-    control = ControlServer(control_path, proxy, vfs)
+    control_path = state_file(options.mountpoint, ".sock")
+    control = ControlServer(control_path, proxy, vfs, recovery)
     record = MountRecord(
         mountpoint=str(options.mountpoint),
         binding="fusepy",
@@ -86,11 +71,3 @@ def _serve(options: MountOptions, proxy: Proxy, vfs: Vfs, on_ready: Callable[[],
     finally:
         control.close()
         unregister(record.mountpoint)
-
-
-def _control_path(mountpoint: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16] + ".sock"
-    path = state_folder() / "control" / name
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-        return Path(tempfile.mkdtemp(prefix="dfs-")) / name
-    return path

@@ -6,14 +6,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class MountOptions:
-    """The options of ``dfs mount``. Sizes in bytes, times in seconds, paths absolute."""
+    """The options of ``dfs mount``. ``mountpoint`` is as ``registry.real_place`` says it; paths absolute."""
 
     mountpoint: Path
     realm_url: str
     cache_dir: Path
-    cache_size: int
-    lock_wait: float
-    deadline: float
+    cache_bytes_max: int
+    lock_wait_seconds: float
+    deadline_seconds: float
     read_only: bool = False
     allow_other: bool = False
     trusted: bool = False

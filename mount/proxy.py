@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from clients.attempts import Attempts
 from clients.directory import DirectoryClient
 from clients.files import ChunkClient
 from clients.lock import LockClient
-from clients.session import Channel, HttpWire, Keyring, Wire
+from clients.session import Channel, Keyring, Wire
 from mount.locks import WriteLocks
 from wire.chunking import new_chunk_id
-from wire.limits import MANIFEST_CHUNKS_MAX
 from wire.messages.auth import Realm
 from wire.messages.common import Caller, ServerAddress
 from wire.messages.directory import ChunkAt, ChunkChange, Manifest, Reserve
@@ -29,27 +29,25 @@ TRANSFERS = 8
 
 
 class Proxy:
-    """``start`` before use, ``close`` afterwards. ``deadline_seconds`` counts the silence of a service."""
+    """``start`` before use, ``close`` afterwards. ``deadline_seconds`` counts the silence of a service. The
+    ``wire`` stays the caller's to close. ``on_lock_lost(ino)`` is called from the thread of renewals, which
+    must not wait."""
 
     def __init__(
         self,
         realm: Realm,
         keyring: Keyring,
-        wire: Wire | None = None,
+        wire: Wire,
         deadline_seconds: float = 30.0,
-        on_lock_lost: Callable[[int], None] = lambda _ino: None,
     ) -> None:
-        self.realm = realm
         self.keyring = keyring
-        self.deadline_seconds = deadline_seconds
-        wire = wire or HttpWire()
         self.directory = DirectoryClient(
             Channel(wire, realm.directory_url, Role.DIRECTORY, keyring, deadline_seconds)
         )
         self.lock = LockClient(Channel(wire, realm.lock_url, Role.LOCK, keyring, deadline_seconds))
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
         self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
-        self.on_lock_lost = on_lock_lost
+        self.on_lock_lost: Callable[[int], None] = lambda _ino: None
         self.uploads = ThreadPoolExecutor(TRANSFERS, "upload")
         self.downloads = ThreadPoolExecutor(TRANSFERS, "download")
         self._placement = _Placement(self.directory)
@@ -78,10 +76,8 @@ class Proxy:
         stored = self.chunks.put(self._placement.next_set(), chunk_id, data)
         return ChunkChange(index, chunk_id, len(data), stored.receipt)
 
-    manifest_chunks = MANIFEST_CHUNKS_MAX
-
     def manifest(self, ino: int, version: int, first: int, caller: Caller | None = None) -> Manifest:
-        """``manifest_chunks`` places of a version's manifest, from chunk ``first`` on."""
+        """MANIFEST_CHUNKS_MAX places of a version's manifest, from chunk ``first`` on."""
         manifest = self.directory.manifest(ino, version, first, caller=caller)
         for server in manifest.servers:
             self._servers[server.id] = server
@@ -119,13 +115,13 @@ class _Placement:
 
     def __init__(self, directory: DirectoryClient) -> None:
         self._directory = directory
-        self._guard = threading.Lock()
+        self._attempts = Attempts()
         self._sets: list[list[ServerAddress]] = []
         self._turn = 0
         self._valid_until = 0.0
 
     def next_set(self) -> list[ServerAddress]:
-        with self._guard:
+        with self._attempts.turn():
             if time.monotonic() >= self._valid_until:
                 placement = self._directory.placement()
                 self._sets = placement.sets

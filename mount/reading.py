@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from cache.copies import NeedsManifest
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
-from wire.limits import CHUNK_BYTES
+from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import ChunkAt
 
@@ -45,7 +45,7 @@ class Reader:
                     missing, unlearned = None, need.index
                 futures = [self._fetch(node, index, who) for index in missing or ()]
             if missing is None:
-                self._learn(node, version, unlearned, who)
+                self.learn(node, version, unlearned, who)
             elif not missing:
                 return
             for future in futures:
@@ -58,11 +58,13 @@ class Reader:
         except NeedsManifest:
             return False
 
-    def _learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
+    def learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
+        """Asks for the manifest of ``version`` from chunk ``index`` on; what the node does not show any more
+        when it comes is dropped. Raises ESTALE if the version is not retained."""
         manifest = self._proxy.manifest(node.ino, version, index, who)
         with node.guard:
             if node.copy.version == manifest.version:
-                node.copy.learn(index, self._proxy.manifest_chunks, {c.index: c for c in manifest.chunks})
+                node.copy.learn(index, MANIFEST_CHUNKS_MAX, {c.index: c for c in manifest.chunks})
 
     def _fetch(self, node: Node, index: int, who: Caller | None) -> Future[bool]:
         """Under guard: the one download of this chunk that is under way."""

@@ -3,37 +3,107 @@
 For each dirty copy the directory is asked first whether the commit that was under way has arrived.
 What a close or fsync had begun is committed now, if its base is still the current version. All else
 (content of programs that never got that far, or that lost to another writer) becomes a conflict copy.
+
+What a service stood in the way of is tried again in the background, and before the mount opens the
+file: until it is settled the dirty content is shown to nobody.
 """
 
+import itertools
 import logging
 import os
+import threading
+from collections import Counter
 from contextlib import closing
 
 from cache.copies import CopyStore, LocalCopy, Pending
+from clients.attempts import Attempts
 from mount.committing import Committer
 from mount.conflicts import save_conflict_copy
 from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.reading import Reader
 from wire.chunking import fits
-from wire.errors import Busy, Conflict
+from wire.errors import Busy, Conflict, Unavailable
 from wire.limits import LOCK_LEASE_SECONDS
 from wire.messages.directory import Attr
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
 
-def recover(proxy: Proxy, copies: CopyStore) -> int:
-    """Goes through all dirty copies; returns how many are still dirty because a service did not answer."""
-    left = 0
-    for ino in copies.dirty_inos():
-        try:
-            with closing(copies.open(ino)) as copy:
-                log.warning("inode %d: %s", ino, _recover(proxy, copy))
-        except Exception as error:  # one copy that is damaged must not keep the others, or the mount
-            left += 1
-            log.warning("inode %d is left dirty for the next mount: %r", ino, error)
-    return left
+
+class Recovery:
+    """The dirty copies that a mount finds in its cache folder, until each is settled. To be made before
+    anything is opened; ``run`` at the mount's start, then ``start``, and ``close`` at its end.
+
+    Invariant: an inode in ``_left`` has no node in the mount, because who opens it calls ``settle`` first.
+    So recovery and the mount never work on the same copy.
+    """
+
+    def __init__(self, proxy: Proxy, copies: CopyStore) -> None:
+        self._proxy = proxy
+        self._copies = copies
+        self._found = {ino: Attempts() for ino in copies.dirty_inos()}
+        self._left = set(self._found)
+        self._failures: Counter[int] = Counter()
+        self._stop = threading.Event()
+        self._retries = threading.Thread(target=self._retry_loop, name="recovery", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread of later attempts."""
+        self._retries.start()
+
+    def close(self) -> None:
+        """Ends it, after the attempt that is under way. What is left stays for the next mount."""
+        self._stop.set()
+        self._retries.join()
+
+    def left(self) -> list[int]:
+        """The inodes whose dirty copies are not settled."""
+        return sorted(self._left)
+
+    def run(self) -> None:
+        """Tries all that are left, those first that have failed least often, until a service does not
+        answer: the next one would wait a whole deadline for it too."""
+        for ino in sorted(self._left, key=self._failures.__getitem__):
+            if self._stop.is_set():
+                return
+            try:
+                self.settle(ino)
+            except Unavailable as error:
+                self._note(ino, error)
+                return
+            except Exception as error:  # one copy that is damaged must not keep the others, or the mount
+                self._note(ino, error)
+
+    def settle(self, ino: int) -> bool:
+        """Settles the dirty copy of ``ino``, if there is one that is left. Raises what stands in the way;
+        those who wait for the same copy share it. Returns whether there was one when the mount began: what
+        was known of the inode before this call may be of an older version."""
+        attempts = self._found.get(ino)
+        if attempts is None:
+            return False
+        with attempts.turn():
+            if ino in self._left:
+                with closing(self._copies.open(ino)) as copy:
+                    log.warning("inode %d: %s", ino, _recover(self._proxy, copy))
+                self._left.remove(ino)
+        return True
+
+    def _note(self, ino: int, error: Exception) -> None:
+        self._failures[ino] += 1
+        log.log(
+            logging.WARNING if self._failures[ino] == 1 else logging.INFO,
+            "inode %d is dirty from an earlier mount and cannot be settled now (%d are left): %r",
+            *(ino, len(self._left), error),
+        )
+
+    def _retry_loop(self) -> None:
+        for attempt in itertools.count():
+            pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+            if not self._left or self._stop.wait(pause):
+                return
+            self.run()
 
 
 def _recover(proxy: Proxy, copy: LocalCopy) -> str:

@@ -4,6 +4,8 @@ Each mount process writes one file when it is mounted and removes it when it end
 killed leaves its file behind, which is then shown as a dead mount::
 
     STATE/mounts/<hash of the mountpoint>.json       a MountRecord
+                                         .sock       its control socket (mount.control)
+                                         .log        what it has to say, and those before it at this place
 """
 
 import errno
@@ -43,11 +45,17 @@ def state_folder() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "dfs"
 
 
+def state_file(mountpoint: Path | str, suffix: str) -> Path:
+    """A file of the mount at ``mountpoint``, in a folder that is there and the user's own."""
+    folder = state_folder() / "mounts"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / (hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:24] + suffix)
+
+
 def register(record: MountRecord) -> None:
     """Tells of a mount, in place of an earlier one at the same mountpoint."""
-    path = _path(record.mountpoint)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
+    path = state_file(record.mountpoint, ".json")
+    temporary = state_file(record.mountpoint, f".{os.getpid()}")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(record))
     temporary.rename(path)
@@ -55,7 +63,7 @@ def register(record: MountRecord) -> None:
 
 def unregister(mountpoint: str) -> None:
     """Takes the word back; it is no error if there is none."""
-    _path(mountpoint).unlink(missing_ok=True)
+    state_file(mountpoint, ".json").unlink(missing_ok=True)
 
 
 def find(mountpoint: str) -> MountRecord:
@@ -83,6 +91,14 @@ def mountpoints() -> set[str]:
     return {_unescape(line.split(" ")[4]) for line in lines}
 
 
+def real_place(path: Path) -> Path:
+    """The mountpoint as the kernel names it: absolute, without symlinks. What is mounted there is not asked:
+    it may be dead, or wait for its services."""
+    path = Path.cwd() / path
+    place = Path(os.path.realpath(path.parent), path.name)
+    return place if str(place) in mountpoints() else Path(os.path.realpath(path))
+
+
 def _unescape(text: str) -> str:
     """Blanks and the like stand in /proc as octal numbers (proc(5))."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
@@ -94,8 +110,3 @@ def _runs(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
-
-
-def _path(mountpoint: str) -> Path:
-    name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:24]
-    return state_folder() / "mounts" / f"{name}.json"

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cache.copies import CopyStore
@@ -63,11 +63,20 @@ class Vfs(Contents):
     """A mounted realm: its tree, the content of open files, and here how they are opened and closed.
     Thread-safe. ``start`` before use, ``close`` afterwards.
 
-    ``lock_wait_seconds`` is how long opening for writing waits for another mount's writer.
+    ``lock_wait_seconds`` is how long opening for writing waits for another mount's writer. ``settle`` is
+    called before an inode is opened: it sees to what an earlier mount has left dirty of it, says whether
+    there was anything, and raises what stands in the way.
     """
 
-    def __init__(self, proxy: Proxy, copies: CopyStore, lock_wait_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        copies: CopyStore,
+        lock_wait_seconds: float = 30.0,
+        settle: Callable[[int], bool] = lambda _ino: False,
+    ) -> None:
         super().__init__(proxy, copies, self._on_saved_late)
+        self._settle = settle
         self._lock_wait_seconds = lock_wait_seconds
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
         proxy.on_lock_lost = self._on_lock_lost
@@ -101,6 +110,8 @@ class Vfs(Contents):
         Raises Busy if another mount's writer is not done in time (EWOULDBLOCK with O_NONBLOCK).
         """
         writes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if self._settle(ino):
+            attr = None  # it was asked for before
         if attr is None:
             node = self._table.peek(ino)
             ours = node is not None and node.is_ours

@@ -171,7 +171,7 @@ class ControlSocket:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.answer = b'{"ok":true}\n'
+        self.answer = b"{}\n"
         self.asked: list[dict[str, object]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._pool = ThreadPoolExecutor(1)
@@ -203,7 +203,10 @@ def test_the_mount_is_asked_to_forget(mount: ControlSocket) -> None:
     assert [question["verb"] for question in mount.asked] == ["drop-cache"]
 
 
-@pytest.mark.parametrize("answer", [b'{"ok":false}\n', b"[]\n", b"", b"what?\n"])
+REFUSED = b'{"problem":{"title":"I/O error","status":500,"errno":"EIO"}}\n'
+
+
+@pytest.mark.parametrize("answer", [REFUSED, b"[]\n", b"", b"what?\n"])
 def test_a_mount_that_does_not_forget_is_not_believed(mount: ControlSocket, answer: bytes) -> None:
     mount.answer = answer
     assert not ask_to_forget(mount.path)

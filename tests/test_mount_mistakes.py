@@ -1,6 +1,7 @@
 """What goes wrong is said in one sentence, with a status of its own, and nothing is left mounted."""
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -126,6 +127,45 @@ def test_a_trusted_mount_needs_an_admins_leave(mia: RealRealm, place: Path) -> N
 def test_umounting_what_is_not_mounted(mia: RealRealm, place: Path) -> None:
     said = mia.run("umount", str(place), user="mia", status=7).stderr
     assert said == f"dfs: no mount of DFS is known at {place}\n"
+
+
+def test_a_mountpoint_reached_through_a_symlink(mia: RealRealm, tmp_path: Path) -> None:
+    """It is the same mountpoint: a living mount is not taken for a dead one."""
+    (tmp_path / "link").symlink_to(mia.folder)
+    (tmp_path / "straight").symlink_to(mia.folder / "linked")
+    (mia.folder / "linked").mkdir()
+    for way in (tmp_path / "link" / "linked", tmp_path / "straight"):
+        words = ("mount", str(way), "--cache-dir", str(tmp_path / "cache"))
+        assert str(mia.folder / "linked") in mia.run(*words, user="mia").stdout
+        told = json.loads(mia.run("status", "--root", str(mia.root), "--json", user="mia").stdout)
+        assert [(one["mountpoint"], one["state"]) for one in told["mounts"]] == [
+            (str(mia.folder / "linked"), "mounted")
+        ]
+        assert "everything is committed" in mia.run("umount", str(way), user="mia").stdout
+        assert str(mia.folder / "linked") not in mountpoints()
+
+
+def test_a_cache_folder_belongs_to_a_realm_a_user_and_a_mountpoint(
+    mia: RealRealm, place: Path, tmp_path: Path
+) -> None:
+    """However they are spelt: what was not committed is found again, and never becomes somebody else's."""
+    mia.sign_up("moe")
+    home = tmp_path / "home"
+    spellings: tuple[list[str], ...] = (
+        [],
+        ["--user", "mia"],
+        ["--realm", f"{mia.url}/"],
+        ["--realm", mia.url.replace("h", "H")],
+    )
+    for words in spellings:
+        mia.run("mount", str(place), *words, user="mia", XDG_CACHE_HOME=str(home))
+        mia.run("umount", str(place), user="mia")
+        assert len(list((home / "dfs").iterdir())) == 1, words
+    mia.run("login", "moe", "--password-file", str(mia.password_file("moe")), user="mia")
+    mia.run("mount", str(place), user="mia", XDG_CACHE_HOME=str(home))
+    mia.run("umount", str(place), user="mia")
+    assert len(list((home / "dfs").iterdir())) == 2
+    mia.log_in("mia")
 
 
 def test_umounting_what_is_in_use(mia: RealRealm) -> None:

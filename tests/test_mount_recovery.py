@@ -1,12 +1,17 @@
 """What becomes of content when the mount is killed, or the services are away: nothing is lost silently."""
 
 import errno
+import json
 import os
 import random
+import re
+import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +87,30 @@ def test_what_a_program_had_written_without_fsync_becomes_a_conflict_copy(
     victim.umount()
     victim.mount()
     assert conflict_copies(victim.path / "half") == [copy], "it is done once"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_mount_that_is_told_to_end_writes_back_first(
+    own_realm: RealRealm, other: RealMount, tmp_path: Path, ending: signal.Signals
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    words = ("mount", str(place), "--foreground", "--cache-dir", str(tmp_path / "cache"))
+    daemon = subprocess.Popen(
+        own_realm.command(*words), env=own_realm.environment("rita"), stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: str(place) in mountpoints() or daemon.poll() is not None)
+    descriptors = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    assert descriptors[0] == descriptors[1], "as many files as the machine allows"
+    writer = Writer(place / ending.name, "not closed")
+    daemon.send_signal(ending)
+    _, said = daemon.communicate(timeout=30)
+    assert daemon.returncode == 0, said
+    assert str(place) not in mountpoints()
+    assert (other.path / ending.name).read_text() == "not closed"
+    assert conflict_copies(other.path / ending.name) == []
+    assert not re.search(r"WARNING|ERROR|Traceback", said)
+    writer.kill()
 
 
 def test_a_mount_that_was_killed_is_taken_away_by_umount(victim: RealMount) -> None:
@@ -164,8 +193,6 @@ def test_what_could_not_be_committed_is_committed_later(
     own_realm: RealRealm, victim: RealMount, other: RealMount, services: tuple[str, ...]
 ) -> None:
     victim.expect_log(r"could not be written back, it is tried again")
-    for service in services:
-        own_realm.expect_log(rf"{service}|heartbeat|directory")
     (victim.path / "late").write_text("committed in time")
     writer = Writer(victim.path / "late", "committed afterwards")
     stop(own_realm, *services)
@@ -225,3 +252,26 @@ def test_what_umount_could_not_wait_for_is_committed_by_the_next_mount(
     victim.mount()
     found = [(other.path / "kept"), *conflict_copies(other.path / "kept")]
     assert "content" in [path.read_text() for path in found]
+
+
+def test_what_recovery_has_left_is_told_and_settled_in_the_background(
+    own_realm: RealRealm, victim: RealMount, other: RealMount
+) -> None:
+    victim.expect_log(r"is dirty from an earlier mount|content that was never committed is kept as ")
+    writer = Writer(victim.path / "left", "content")
+    victim.kill()
+    writer.kill()
+    stop(own_realm, "files-1", "files-2")
+    try:
+        victim.mount()
+        status = own_realm.run("status", "--root", str(own_realm.root), "--json", user="rita").stdout
+        unsaved = {mount["mountpoint"]: mount["unsaved"] for mount in json.loads(status)["mounts"]}
+        assert unsaved[str(victim.path)] == 1
+        told = own_realm.run("umount", str(victim.path), "--wait", "1", user="rita", status=1)
+        assert "1 files are not committed" in told.stderr
+        victim.mount()
+    finally:
+        go_on(own_realm, "files-1", "files-2")
+    wait_until(lambda: conflict_copies(other.path / "left"), LATE_SECONDS)
+    assert conflict_copies(other.path / "left")[0].read_text() == "content"
+    victim.umount()

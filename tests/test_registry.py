@@ -6,7 +6,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mount.registry import MountRecord, find, mountpoints, records, register, state_folder, unregister
+from mount.registry import (
+    MountRecord,
+    find,
+    mountpoints,
+    real_place,
+    records,
+    register,
+    state_folder,
+    unregister,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +50,19 @@ def test_a_mount_lives_while_its_process_runs_and_its_mountpoint_is_one() -> Non
     assert record(mounted, os.getpid()).is_alive
     assert not record("/proc/1", os.getpid()).is_alive
     assert not record(mounted, 2**22 + 1).is_alive
+
+
+def test_a_mountpoint_is_named_as_the_kernel_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "proc").symlink_to("/proc")
+    monkeypatch.chdir(tmp_path)
+    real = tmp_path.resolve()
+    assert real_place(Path("link/new")) == real / "folder/new"
+    assert real_place(Path("link")) == real_place(Path("link/../folder/.")) == real / "folder"
+    assert real_place(Path("proc")) == real_place(Path("/proc")) == Path("/proc")
 
 
 def test_a_process_that_nobody_has_waited_for_runs_no_more() -> None:

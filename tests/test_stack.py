@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from clients.session import Answer, Wire
-from mount import committing, locks
-from mount.recovery import recover
+from mount import committing, locks, recovery
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, LOCK, Client, Stack
-from wire.errors import Busy, Conflict, ReplyLost
+from wire.errors import Busy, Conflict, ReplyLost, fail
 from wire.limits import CHUNK_BYTES, OPS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import ROOT_INO, Create
@@ -544,6 +543,96 @@ def test_who_lost_the_lock_to_a_writer_gets_a_conflict_copy(stack: Stack, is_tol
     assert not one.vfs.unsaved()
 
 
+def lose(loser: Client, path: str, stack: Stack, do: Callable[[], object]) -> int:
+    """Writes through a handle of ``loser``'s; then somebody else does something to the file, and its lock is
+    lost. The handle, whose next flush makes a conflict copy."""
+    handle = loser.open(path, BOTH)
+    loser.vfs.write(handle, 0, b"LOSER")
+    stack.advance_locks()
+    do()
+    return handle
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_conflict_copy_of_a_version_that_is_not_retained(
+    stack: Stack, caplog: pytest.LogCaptureFixture, holds: bool
+) -> None:
+    """What is here of the base is uploaded, what is nowhere becomes a hole, and the changes are kept."""
+    one, two = stack.client(), stack.client()
+    base = b"a" * BORDER + b"b" * 10
+    two.write("/file", base)
+    if holds:
+        one.read("/file")
+
+    def replace() -> None:
+        with two.opened("/file", BOTH | os.O_TRUNC) as handle:
+            two.vfs.write(handle, 0, b"winner")
+        object.__setattr__(stack._directory_config, "retention_seconds", 0.0)
+        object.__setattr__(stack._directory_config, "grace_seconds", 0.0)
+        for _ in range(3):  # the version ends, its chunks are condemned, they are deleted
+            stack.maintain()
+        object.__setattr__(stack._directory_config, "grace_seconds", 3600.0)
+
+    handle = lose(one, "/file", stack, replace)
+    with raises(errno.ESTALE):
+        one.vfs.flush(handle)
+    one.vfs.release(handle)
+    [copy] = [name for name in two.names() if name != "file"]
+    assert two.read(f"/{copy}") == b"LOSER" + base[5:BORDER] + (b"b" if holds else b"\0") * 10
+    assert ("1 chunks of the version that was changed are neither here nor retained" in caplog.text) != holds
+    assert not one.vfs.unsaved()
+
+
+def test_a_conflict_copy_that_cannot_be_stored_leaves_no_name(stack: Stack) -> None:
+    wire = WatchedWire()
+    one, two = stack.client(wrap=wire.wrap, deadline_seconds=GONE_SECONDS), stack.client()
+    two.write("/file", BASE)
+    handle = lose(one, "/file", stack, lambda: two.write("/file", b"winner"))
+    mutations: list[str] = []
+
+    def full(method: str, url: str) -> None:
+        mutations.extend([url] if url.endswith("/mutations") else [])
+        if method == "PUT" and mutations:  # the commit has lost
+            raise fail(errno.ENOSPC)
+
+    def refuse_the_commit(method: str, url: str) -> None:
+        mutations.extend([url] if url.endswith("/mutations") else [])
+        if len(mutations) == 3:  # the commit that loses, the creation, the copy's own commit
+            raise fail(errno.EDQUOT)
+
+    for trouble, number in ((full, errno.ENOSPC), (refuse_the_commit, errno.EDQUOT)):
+        mutations.clear()
+        wire.before = trouble
+        with raises(number):
+            one.vfs._committer.commit(one.vfs._handle(handle).node)
+        assert two.names() == ["file"]
+    wire.before = lambda method, url: None
+    with raises(errno.ESTALE):
+        one.vfs._committer.commit(one.vfs._handle(handle).node)
+    one.vfs.release(handle)
+    [copy] = [name for name in two.names() if name != "file"]
+    assert two.read(f"/{copy}") == b"LOSER" + BASE[5:]
+
+
+def test_a_conflict_copy_in_a_foreign_folder_is_private(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    two.mkdir("/private", 0o700)
+    two.write("/private/file", BASE)
+
+    def move() -> None:
+        two.rename("/private/file", "/file")
+        two.rmdir("/private")
+        two.write("/file", b"winner")
+
+    handle = lose(one, "/private/file", stack, move)
+    with raises(errno.ESTALE):
+        one.vfs.flush(handle)
+    one.vfs.release(handle)
+    [copy] = [name for name in two.names() if name != "file"]
+    assert stat.S_IMODE(two.walk(f"/{copy}").mode) == 0o600
+    assert stat.S_IMODE(two.walk("/file").mode) == 0o644
+
+
 def test_who_lost_his_lock_does_not_write_over_what_he_has_not_read(stack: Stack) -> None:
     one, two = stack.client(), stack.client()
     one.write("/file", b"5")
@@ -751,7 +840,8 @@ def test_what_a_killed_mount_had_not_committed_becomes_a_conflict_copy(stack: St
     one.vfs.write(handle, 0, b"UNSAVED")
     one.kill()
     again = stack.client(one.cache, started=False)
-    assert recover(again.proxy, again.copies) == 0
+    again.recovery.run()
+    assert again.recovery.left() == []
     again.start()
     assert two.read("/file") == b"acknowledged"
     [kept] = [name for name in two.names() if name != "file"]
@@ -762,25 +852,80 @@ def test_what_a_killed_mount_had_not_committed_becomes_a_conflict_copy(stack: St
     assert two.read("/file") == b"acknowledged!"
 
 
-def test_a_mount_goes_on_although_recovery_could_not(stack: Stack) -> None:
-    """The services are away when the mount begins: what is dirty from before is still there afterwards."""
-    one, two = stack.client(deadline_seconds=GONE_SECONDS), stack.client()
-    one.write("/other", b"so that it knows where chunks go")
-    handle = one.open("/file", MAKE)
-    one.vfs.write(handle, 0, b"content")
+def left_dirty(stack: Stack, paths: list[str], *, flushed: bool) -> Client:
+    """A client that was killed with content that no commit had covered, while the directory was away; with
+    ``flushed`` an fsync had begun a commit."""
+    client = stack.client(deadline_seconds=GONE_SECONDS)
+    client.write("/other", b"so that it knows where chunks go")
+    handles = [client.open(path, MAKE) for path in paths]
+    for handle in handles:
+        client.vfs.write(handle, 0, b"content")
     stack.away(DIRECTORY)
-    with raises(errno.ETIMEDOUT):
-        one.vfs.flush(handle)
-    one.kill()
-    again = stack.client(one.cache, started=False, deadline_seconds=GONE_SECONDS)
-    assert recover(again.proxy, again.copies) == 1
+    if flushed:
+        for handle in handles:
+            with raises(errno.ETIMEDOUT):
+                client.vfs.flush(handle)
+    client.kill()
+    return client
+
+
+def test_a_mount_goes_on_although_recovery_could_not(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The services are away when the mount begins. One deadline is enough to see that; when they are back
+    recovery goes on by itself."""
+    paths = [f"/{number}" for number in range(10)]
+    two = stack.client()
+    dead = left_dirty(stack, paths, flushed=True)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    began = time.monotonic()
+    again.recovery.run()
+    assert time.monotonic() - began < 3 * GONE_SECONDS
+    assert len(again.recovery.left()) == 10
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", (0.01,))
+    again.start()
+    stack.advance_locks()
+    stack.back()
+    until(lambda: not again.recovery.left())
+    assert [two.read(path) for path in paths] == [b"content"] * 10
+    again.append("/3", b" and more")
+    assert two.read("/3") == b"content and more"
+    assert len(again.names()) == 11
+    assert "its last commit was sent again" in caplog.text
+
+
+def test_what_recovery_has_left_is_settled_before_it_is_opened(stack: Stack) -> None:
+    """Nobody takes for committed what was not."""
+    two = stack.client()
+    two.write("/file", BASE)
+    dead = left_dirty(stack, ["/file"], flushed=False)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    again.recovery.run()
+    again.start()
+    known = two.walk("/file")
+    for flags in (READ, BOTH):
+        with raises(errno.ETIMEDOUT):
+            again.vfs.open(known.ino, flags, None, attr=known)
+    stack.back()
+    stack.advance_locks()
+    assert again.read("/file") == BASE
+    [copy] = [name for name in two.names() if " (conflict " in name]
+    assert two.read(f"/{copy}") == b"content" + BASE[7:]
+    assert again.recovery.left() == []
+
+
+def test_a_file_that_recovery_commits_while_it_is_opened_shows_its_new_size(stack: Stack) -> None:
+    dead = left_dirty(stack, ["/file"], flushed=True)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    again.recovery.run()
     again.start()
     stack.back()
     stack.advance_locks()
-    assert again.read("/file") == b"content"
-    again.append("/file", b" and more")
-    assert two.read("/file") == b"content and more"
-    assert again.names() == ["file", "other"]
+    old = again.walk("/file", fresh=True)
+    again.recovery.run()
+    handle = again.vfs.open(old.ino, READ, None, attr=old)
+    assert again.vfs.handle_attr(handle.number).size == len(b"content")
+    again.vfs.release(handle.number)
 
 
 def test_two_mounts_cannot_share_a_cache_folder(stack: Stack) -> None:

@@ -16,7 +16,6 @@ import pytest
 
 from clients.session import Answer, Wire
 from mount import committing, recovery
-from mount.recovery import recover
 from mount.vfs import Changes
 from tests.support.stack import Client, Stack
 from wire.errors import NeverReached, ReplyLost
@@ -180,7 +179,8 @@ def die_and_recover_later(stack: Stack, client: Client, life: Life) -> Client:
 def restart(stack: Stack, dead: Client) -> Client:
     """Another mount on the same cache folder."""
     again = stack.client(dead.cache, started=False)
-    assert recover(again.proxy, again.copies) == 0
+    again.recovery.run()
+    assert again.recovery.left() == []
     assert not again.copies.dirty_inos()
     again.start()
     stack.advance_locks()

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -391,7 +392,8 @@ def _supplementary_groups(pid: int, gid: int) -> list[int]:
 
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
-    """Mounts and answers until it is unmounted. ``on_ready`` is called when the kernel has begun to ask.
+    """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. ``on_ready``
+    is called when the kernel has begun to ask.
 
     Raises OSError if it cannot be mounted.
     """
@@ -407,8 +409,18 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
         options |= {"max_threads": THREADS, "max_idle_threads": THREADS}
     if mfusepy.fuse_version_major == 2:
         options |= {"big_writes": True, "use_ino": True, "attr_timeout": 0, "entry_timeout": NAME_SECONDS}
-    operations = _Operations(vfs, owners, mount.trusted, on_ready)
+    has_begun = threading.Event()
+
+    def begin() -> None:
+        has_begun.set()
+        on_ready()
+
+    operations = _Operations(vfs, owners, mount.trusted, begin)
     try:
         _Libfuse(operations, str(mount.mountpoint), raw_fi=True, foreground=True, **options)
     except RuntimeError as error:
-        raise OSError(errno.EIO, f"libfuse cannot mount (status {error})", str(mount.mountpoint)) from error
+        if not has_begun.is_set():
+            raise OSError(
+                errno.EIO, f"libfuse cannot mount (status {error})", str(mount.mountpoint)
+            ) from error
+        log.info("libfuse has ended with status %s: a signal, as a rule", error)

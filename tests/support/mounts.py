@@ -1,6 +1,5 @@
 """Real mounts of a real realm: the command, a temporary mountpoint, a process of its own."""
 
-import hashlib
 import itertools
 import os
 import re
@@ -125,6 +124,7 @@ class RealMount:
             *options,
             user=self.user,
         )
+        self._log = Path(self.record().control).with_suffix(".log")  # see mount.registry
 
     def umount(self) -> None:
         """Unmounts in order."""
@@ -166,5 +166,4 @@ class RealMount:
         assert not surprises, "unexpected in the mount's log:\n" + "\n".join(surprises)
 
     def _logs(self) -> list[Path]:
-        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return sorted((self.realm.state(self.user) / "log").glob(f"mount-{name}.log"))
+        return [self._log]

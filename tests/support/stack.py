@@ -18,6 +18,7 @@ from typing import Self
 from cache.copies import CopyStore
 from clients.session import Answer, Wire
 from mount.proxy import Proxy
+from mount.recovery import Recovery
 from mount.vfs import Changes, Vfs
 from servers.database import sqlite_url
 from servers.directory.app import DirectoryServer
@@ -77,6 +78,7 @@ class Client:
         self._lock_wait_seconds = lock_wait_seconds
         self._is_closed = False
         self.copies = CopyStore(cache, CACHE_BYTES)
+        self.recovery = Recovery(proxy, self.copies)
         proxy.start()
         self._vfs: Vfs | None = None
 
@@ -87,15 +89,17 @@ class Client:
         return self._vfs
 
     def start(self) -> None:
-        """The Vfs begins (after recovery, if there is any)."""
-        self._vfs = Vfs(self.proxy, self.copies, self._lock_wait_seconds)
+        """The Vfs begins (after ``recovery.run``, if there is anything to be recovered)."""
+        self._vfs = Vfs(self.proxy, self.copies, self._lock_wait_seconds, self.recovery.settle)
         self._vfs.start()
+        self.recovery.start()
 
     def close(self) -> None:
         """Ends in order: what is dirty stays in the cache folder, all locks are given back."""
         if not self._is_closed:
             self._is_closed = True
             if self._vfs is not None:
+                self.recovery.close()
                 self._vfs.close()
             self.proxy.close()
             self.copies.close()
