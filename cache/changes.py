@@ -70,7 +70,11 @@ class Changes:
             chunks.remove(chunk_count(size), END)
 
     def freeze(self, base: int, size: int, chunks_max: int) -> Dirty:
-        """A snapshot of the first ``chunks_max`` dirty chunks. Raises ValueError if a commit is under way."""
+        """A snapshot of the first ``chunks_max`` dirty chunks. Raises ValueError if a commit is under way.
+
+        The chunk through which the copy was cut is always one of them: the base's has more than is to be
+        kept, and would show it if the file grew again.
+        """
         if self.pending is not None:
             raise ValueError("a commit is under way")
         self.frozen.update(self.fresh)
@@ -82,6 +86,9 @@ class Changes:
             if index >= chunk_count(size) or len(chunks) == chunks_max:
                 break
             chunks.append(index)
+        last_kept = chunk_count(self.keep_size) - 1
+        if self.keep_size < self.base_size and last_kept in self.frozen and chunks[-1] < last_kept:
+            chunks[-1] = last_kept
         return Dirty(self.generation, base, size, self.keep_size, chunks)
 
     def check(self, snapshot: Dirty) -> None:

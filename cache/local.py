@@ -412,7 +412,12 @@ class LocalCopy:
             done += length
 
     def _replace(self, index: int, start: int, data: memoryview) -> None:
-        # No record names this chunk: a kill before the dirty record leaves it as absent as it was.
+        """All of a chunk that is not ready. Once no record names it, a kill before the dirty record leaves it
+        as absent as it was."""
+        if index in self._chunks.held:  # unverified: an older version's, and perhaps still this one's
+            self._retract()  # rule 2
+            del self._chunks.held[index]
+            self._clean_changed = True
         try:
             self._file.write(start, data)
             self._mark(index, start + len(data))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
-from cache.index import Index, Mark
+from cache.index import DirtyRecord, Index, Mark
 from cache.indices import IndexSet
 from cache.metadata import MetadataCache
 from wire.chunking import new_chunk_id
@@ -209,6 +209,16 @@ def test_a_long_list_of_dirty_chunks_goes_in_several_commits(store: CopyStore) -
     copy.close()
 
 
+def test_the_first_of_several_commits_has_the_chunk_that_was_cut(store: CopyStore) -> None:
+    copy = store.open(7)
+    fetched(copy, 1, {2: b"c" * CHUNK_BYTES}, 3 * CHUNK_BYTES)
+    copy.truncate(2 * CHUNK_BYTES + 1)
+    for index in (0, 1, 3):
+        copy.write(index * CHUNK_BYTES, b"x")
+    assert copy.snapshot_dirty(2).chunks == [0, 2], "the base's would come to light again behind the cut"
+    copy.close()
+
+
 def test_what_was_changed_and_changed_back_is_not_dirty(store: CopyStore) -> None:
     copy = store.open(7)
     copy.truncate(20)
@@ -393,6 +403,56 @@ def test_what_was_true_of_an_older_version_is_learned_again_after_a_kill(
     with pytest.raises(NeedsManifest):
         copy.missing(CHUNK_BYTES, 3)
     again.close()
+
+
+def overwritten_unverified(store: CopyStore) -> tuple[LocalCopy, dict[int, ChunkAt]]:
+    """A copy that holds a chunk of version 1 and shows version 2, of which no manifest was asked for."""
+    copy = store.open(2)
+    places = fetched(copy, 1, {0: b"old"}, 3)
+    copy.close()
+    copy = store.open(2)
+    copy.adopt(2, 3)
+    return copy, places
+
+
+def test_an_unverified_chunk_that_was_being_overwritten_is_not_believed_after_a_kill(
+    store: CopyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, places = overwritten_unverified(store)
+    put_dirty = Index.put_dirty
+
+    def killed_before(index: Index, ino: int, record: DirtyRecord) -> None:
+        shutil.copytree(tmp_path / "cache", tmp_path / "killed")
+        put_dirty(index, ino, record)
+
+    monkeypatch.setattr(Index, "put_dirty", killed_before)
+    copy.write(0, b"NEW")
+    assert copy.read(0, 3) == b"NEW"
+    store.close()
+    again = CopyStore(tmp_path / "killed", LIMIT)
+    copy = again.open(2)
+    copy.adopt(2, 3)
+    copy.learn(0, 1, places)
+    assert (copy.dirty, copy.missing(0, 3), copy.read(0, 3)) == (False, [0], bytes(3))
+    again.close()
+
+
+def test_an_unverified_chunk_that_could_not_be_overwritten_is_fetched_again(
+    store: CopyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, places = overwritten_unverified(store)
+
+    def full(index: Index, ino: int, record: DirtyRecord) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(Index, "put_dirty", full)
+        copy.write(0, b"NEW")
+    copy.learn(0, 1, places)
+    assert (copy.dirty, copy.missing(0, 3)) == (False, [0])
+    assert copy.fill(0, places[0].id, b"old")
+    assert copy.read(0, 3) == b"old"
+    copy.close()
 
 
 def test_what_no_record_names_is_zeros_after_a_kill(store: CopyStore, tmp_path: Path) -> None:

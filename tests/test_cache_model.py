@@ -367,9 +367,10 @@ class CopyMachine(RuleBasedStateMachine):
         self.take_up()
 
     def take_up(self) -> None:
-        """A copy that held nothing may have been forgotten."""
+        """A copy that held nothing may have been forgotten, or remember an older version."""
         self.take_up_pending()
-        if not self.copy.dirty and self.copy.version == 0:
+        is_old = self.copy.version == 0 or self.remote.content(self.copy.version) != self.model
+        if self.begun is None and not self.copy.dirty and is_old:
             self.copy.adopt(self.version_shown(), len(self.model))
 
     def version_shown(self) -> int:
