@@ -45,7 +45,7 @@ class Reader:
                     missing, unlearned = None, need.index
                 futures = [self._fetch(node, index, who) for index in missing or ()]
             if missing is None:
-                self._learn(node, version, unlearned, who)
+                self.learn(node, version, unlearned, who)
             elif not missing:
                 return
             for future in futures:
@@ -58,7 +58,9 @@ class Reader:
         except NeedsManifest:
             return False
 
-    def _learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
+    def learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
+        """Asks for the manifest of ``version`` from chunk ``index`` on; what the node does not show any more
+        when it comes is dropped. Raises ESTALE if the version is not retained."""
         manifest = self._proxy.manifest(node.ino, version, index, who)
         with node.guard:
             if node.copy.version == manifest.version:
