@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cache.changes import Changes, Dirty, Pending
-from cache.chunks import ChunkMap
+from cache.chunks import ChunkMap, NeedsManifest
 from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
 from cache.indices import END, IndexSet
 from cache.sparse import SparseFile
@@ -126,6 +126,13 @@ class LocalCopy:
             return []
         with self._lock:
             return self._chunks.missing(offset // CHUNK_BYTES, chunk_count(end))
+
+    def has(self, offset: int, size: int) -> bool:
+        """Whether nothing of the range, within the copy's size, must be learned or fetched first."""
+        try:
+            return not self.missing(offset, size)
+        except NeedsManifest:
+            return False
 
     def fill(self, index: int, chunk_id: bytes, data: bytes) -> bool:
         """Puts a fetched chunk in place. False if it is not wanted (any more)."""

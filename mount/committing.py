@@ -101,19 +101,34 @@ class Committer:
         """Makes what is dirty now a version. Raises what stood in the way; it stays dirty then, on disk,
         except after Conflict: then it has become a conflict copy."""
         with node.committing:
-            if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
-                self._regain(node)
-            self._find_sent(node)
-            covered = False
-            while not covered:
-                is_of_now = node.unsent is None  # else it was begun before what was written since
-                if is_of_now:
-                    node.unsent = self._prepare(node)
-                unsent = node.unsent
-                if unsent is not None:
-                    self._send(node)
-                covered = unsent is None or (is_of_now and len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX)
-                covered = covered and not node.pending  # set while the commit was on its way
+            self._commit(node)
+
+    def flush(self, node: Node) -> None:
+        """``commit`` for a program that is told. What stood in the way is said to all others too: who has
+        waited for this attempt makes none of his own."""
+        node.check()
+        with node.committing:
+            node.check()
+            try:
+                self._commit(node)
+            except OSError as error:
+                node.failure = error
+                raise
+
+    def _commit(self, node: Node) -> None:
+        if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
+            self._regain(node)
+        self._find_sent(node)
+        covered = False
+        while not covered:
+            is_of_now = node.unsent is None  # else it was begun before what was written since
+            if is_of_now:
+                node.unsent = self._prepare(node)
+            unsent = node.unsent
+            if unsent is not None:
+                self._send(node)
+            covered = unsent is None or (is_of_now and len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX)
+            covered = covered and not node.pending  # set while the commit was on its way
 
     def _prepare(self, node: Node) -> Unsent | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
@@ -253,9 +268,8 @@ class Committer:
         with node.guard:
             node.unsent = None
             node.pending = PendingAttrs()
-            if busy is None:  # who has it open for writing may have read what is not true any more
-                node.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
-                raise node.failure
+            if busy is None:
+                raise node.outrun()
         raise busy
 
     def _find_sent(self, node: Node) -> None:

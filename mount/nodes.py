@@ -25,6 +25,7 @@ import msgspec
 
 from cache.copies import CopyStore, Dirty, LocalCopy
 from mount.locks import WriteLock
+from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, ChunkChange, Commit
@@ -71,13 +72,20 @@ class Node:
         self.pending = PendingAttrs()
         self.written_at = 0  # ns; the last write that no commit has covered
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
-        self.fetching: dict[int, Future[bool]] = {}
+        self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
         self.unsent: Unsent | None = None  # under committing
 
     @property
     def is_ours(self) -> bool:
-        """Whether the content shown here is this mount's own: locked for writing or dirty."""
-        return self.lock is not None or self.copy.dirty
+        """Whether the content shown here is this mount's own: locked for writing, dirty, or being sent. A
+        writer that has lost his lock and has nothing to commit keeps nobody from a newer version."""
+        is_locked = self.lock is not None and not self.lock_lost
+        return is_locked or self.copy.dirty or self.unsent is not None
+
+    def check(self) -> None:
+        """What could not be written back once is said again and again, until the file is closed."""
+        if self.failure is not None:
+            raise OSError(self.failure.errno, self.failure.strerror)
 
     def shown_attr(self) -> Attr:
         """The attributes as this mount shows them: of the version shown, with what is dirty."""
@@ -114,6 +122,8 @@ class Node:
                     return
                 else:
                     self.copy.adopt(attr.version, attr.size)
+                    if self.lock is not None:
+                        self.outrun()
             if attr.change >= self.attr.change:
                 self.attr = attr
 
@@ -123,6 +133,13 @@ class Node:
             if attr.version != self.copy.version:
                 self.copy.adopt(attr.version, attr.size)
             self.attr = attr
+
+    def outrun(self) -> Conflict:
+        """Under guard: who has the file open for writing may have read what is not true any more, and must
+        not write over what he has not read. Returns what he is told."""
+        self.pending = PendingAttrs()
+        self.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
+        return self.failure
 
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""
