@@ -27,11 +27,10 @@ class Dirty:
 
 @dataclass(frozen=True)
 class Pending:
-    """A commit that was begun and not heard of: ``chunk_ids`` are the ids and sizes under which the
-    snapshot's chunks were stored, None for a hole. ``later_changes``: something was changed after it."""
+    """A commit that was begun and not heard of: ``chunk_ids`` are the ids and sizes under which its chunks
+    were stored, None for a hole. ``later_changes``: something was changed after its snapshot."""
 
     commit_id: bytes
-    snapshot: Dirty
     chunk_ids: dict[int, tuple[bytes, int] | None]
     later_changes: bool
 
@@ -96,29 +95,33 @@ class Changes:
         if snapshot.generation != self.generation:
             raise ValueError("this snapshot was replaced by a later one")
 
-    def settle(self, snapshot: Dirty) -> list[int]:
-        """The snapshot has become the base. Returns which of its chunks the copy still has unchanged."""
+    def settle(self) -> list[tuple[int, bytes, int]]:
+        """The commit that is under way has become the base. Returns which of its chunks (not holes) the copy
+        still has unchanged: index, id, size. Raises ValueError if none was begun."""
+        sent = self.pending
+        if sent is None:
+            raise ValueError("no commit was begun")
         count = chunk_count(self.keep_since)
-        clean = [index for index in snapshot.chunks if index not in self.fresh and index < count]
-        for index in snapshot.chunks:
+        clean = [
+            chunk for chunk in sent.chunks if chunk[1] and chunk[0] not in self.fresh and chunk[0] < count
+        ]
+        for index, _, _ in sent.chunks:
             self.frozen.remove(index)
-        self.base_size = snapshot.size
-        self.keep_size = self.keep_since = min(snapshot.size, self.keep_since)
+        self.base_size = sent.size
+        self.keep_size = self.keep_since = min(sent.size, self.keep_since)
         self.pending = None
         return clean
 
-    def waiting(self, base: int, size: int) -> Pending | None:
+    def waiting(self, size: int) -> Pending | None:
         """The commit that is under way."""
         record = self.pending
         if record is None:
             return None
-        indices = [index for index, _, _ in record.chunks]
-        snapshot = Dirty(self.generation, base, record.size, record.keep_size, indices)
         chunk_ids = {
             index: (chunk_id, length) if chunk_id else None for index, chunk_id, length in record.chunks
         }
         later = bool(self.fresh) or size != record.size or self.keep_since < record.size
-        return Pending(record.commit_id, snapshot, chunk_ids, later)
+        return Pending(record.commit_id, chunk_ids, later)
 
     def record(self, base: int, size: int, exact: bool, origin: tuple[int, bytes] | None) -> DirtyRecord:
         """What is stored."""

@@ -272,19 +272,14 @@ class LocalCopy:
     def pending(self) -> Pending | None:
         """The commit that was begun and neither committed nor aborted, also by an earlier process."""
         with self._lock:
-            return self._changes.waiting(self.version, self.size)
+            return self._changes.waiting(self.size)
 
-    def committed(
-        self, snapshot: Dirty, version: int, chunk_ids: Mapping[int, tuple[bytes, int] | None]
-    ) -> None:
-        """The snapshot has become ``version``. What was changed since stays dirty, on this new base."""
+    def committed(self, version: int) -> None:
+        """The commit that was begun, also by an earlier process, has become ``version``. What was changed
+        since stays dirty, on this new base. Raises ValueError if none was begun."""
         with self._lock:
-            self._changes.check(snapshot)
-            ids = {index: chunk_ids[index] for index in snapshot.chunks}
-            for index in self._changes.settle(snapshot):
-                held = ids[index]
-                if held is not None:
-                    self._chunks.hold(index, *held)
+            for index, chunk_id, size in self._changes.settle():
+                self._chunks.hold(index, chunk_id, size)
             self.version = version
             # Rule 2: the old clean record was overridden by the dirty record that goes away here.
             self._save_both()

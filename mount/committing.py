@@ -19,7 +19,7 @@ import msgspec
 
 from cache.copies import Dirty, LocalCopy
 from mount.conflicts import save_conflict_copy
-from mount.nodes import Node, PendingAttrs, Unsent
+from mount.nodes import Node, PendingAttrs
 from mount.proxy import Proxy
 from mount.reading import Reader
 from wire.errors import Busy, ChunksMissing, Conflict, fail
@@ -127,10 +127,10 @@ class Committer:
             unsent = node.unsent
             if unsent is not None:
                 self._send(node)
-            covered = unsent is None or (is_of_now and len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX)
+            covered = unsent is None or (is_of_now and len(unsent.chunks) < MANIFEST_CHUNKS_MAX)
             covered = covered and not node.pending  # set while the commit was on its way
 
-    def _prepare(self, node: Node) -> Unsent | None:
+    def _prepare(self, node: Node) -> Commit | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
         with node.guard:
             if not node.copy.dirty and not node.pending:
@@ -159,7 +159,7 @@ class Committer:
             raise
 
     @staticmethod
-    def _write_down(node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs) -> Unsent:
+    def _write_down(node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs) -> Commit:
         assert node.lock is not None, "what is committed is locked"
         commit = Commit(
             ino=node.ino,
@@ -175,7 +175,7 @@ class Committer:
         )
         chunk_ids = {c.index: (c.id, c.size) if c.id else None for c in changes}
         node.copy.begin_commit(snapshot, commit.commit_id, chunk_ids)
-        return Unsent(commit, snapshot, chunk_ids)
+        return commit
 
     def _send(self, node: Node) -> None:
         """Sends ``node.unsent`` until it is answered. What cannot succeed as it is, is prepared anew."""
@@ -184,7 +184,7 @@ class Committer:
             if unsent is None:
                 return
             try:
-                attr = self._proxy.directory.mutate([unsent.commit], node.caller)[0].attr
+                attr = self._proxy.directory.mutate([unsent], node.caller)[0].attr
             except ChunksMissing as error:
                 log.info("inode %d: %d chunks are uploaded again", node.ino, len(error.chunks))
                 self._withdraw(node, unsent)
@@ -200,26 +200,25 @@ class Committer:
                 raise
             else:
                 assert attr is not None, "a commit is answered with attributes"
-                self._settle(node, unsent, attr.version)
+                self._settle(node, attr.version)
                 self._take_attr(node, attr)
                 return
         raise fail(errno.EIO, "the directory refused the commit again and again")
 
     @staticmethod
-    def _withdraw(node: Node, unsent: Unsent) -> None:
+    def _withdraw(node: Node, commit: Commit) -> None:
         """The directory did not take this commit and never will."""
         with node.guard:
             node.unsent = None
             node.uploaded.clear()
             node.copy.abort_commit()
-            commit = unsent.commit
             node.pending = _merged(PendingAttrs(commit.mode, commit.atime, commit.mtime), node.pending)
 
     @staticmethod
-    def _settle(node: Node, unsent: Unsent, version: int) -> None:
+    def _settle(node: Node, version: int) -> None:
         with node.guard:
             node.unsent = None
-            node.copy.committed(unsent.snapshot, version, unsent.chunk_ids)
+            node.copy.committed(version)
             if not node.copy.dirty:
                 node.written_at = 0
                 node.uploaded.clear()
@@ -241,9 +240,9 @@ class Committer:
         """If somebody else has committed meanwhile, what is dirty here becomes a conflict copy, and
         Conflict is raised; without dirty content the node moves to the newer version."""
         if node.unsent is not None:
-            found = self._proxy.directory.find_commit(node.ino, node.unsent.commit.commit_id)
+            found = self._proxy.directory.find_commit(node.ino, node.unsent.commit_id)
             if found.version:
-                self._settle(node, node.unsent, found.version)
+                self._settle(node, found.version)
         self._find_sent(node)
         lock = attr = busy = None
         try:
@@ -258,8 +257,7 @@ class Committer:
             if lock is not None and attr is not None and attr.version == node.copy.version:
                 node.attr = attr
                 if node.unsent is not None:
-                    commit = msgspec.structs.replace(node.unsent.commit, grant=lock.grant)
-                    node.unsent = Unsent(commit, node.unsent.snapshot, node.unsent.chunk_ids)
+                    node.unsent = msgspec.structs.replace(node.unsent, grant=lock.grant)
                 return
         if node.copy.dirty:
             self._give_way(node, attr)
@@ -280,7 +278,7 @@ class Committer:
             return
         found = self._proxy.directory.find_commit(node.ino, left.commit_id)
         if found.version:
-            node.copy.committed(left.snapshot, found.version, left.chunk_ids)
+            node.copy.committed(found.version)
         else:
             node.copy.abort_commit()
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache.copies import CopyStore, Dirty, LocalCopy
+from cache.copies import CopyStore, LocalCopy
 from mount.locks import WriteLock
 from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
@@ -42,15 +42,6 @@ class PendingAttrs:
 
     def __bool__(self) -> bool:
         return (self.mode, self.atime, self.mtime) != (None, None, None)
-
-
-@dataclass(frozen=True)
-class Unsent:
-    """A commit that was begun and whose outcome is not known: it is sent again as it is."""
-
-    commit: Commit
-    snapshot: Dirty
-    chunk_ids: dict[int, tuple[bytes, int] | None]
 
 
 class Node:
@@ -73,7 +64,7 @@ class Node:
         self.written_at = 0  # ns; the last write that no commit has covered
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
-        self.unsent: Unsent | None = None  # under committing
+        self.unsent: Commit | None = None  # under committing; begun, and sent as it is until it is answered
 
     @property
     def is_ours(self) -> bool:

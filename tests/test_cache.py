@@ -46,7 +46,7 @@ def commit(copy: LocalCopy, version: int) -> None:
     snapshot = copy.snapshot_dirty()
     ids = {i: (new_chunk_id(copy.chunk_bytes(i)), len(copy.chunk_bytes(i))) for i in snapshot.chunks}
     copy.begin_commit(snapshot, b"c" * 16, ids)
-    copy.committed(snapshot, version, ids)
+    copy.committed(version)
 
 
 # Reading and versions
@@ -174,7 +174,7 @@ def test_what_is_written_after_the_snapshot_stays_dirty(store: CopyStore) -> Non
     copy.begin_commit(snapshot, b"c" * 16, ids)
     with pytest.raises(ValueError, match="under way"):
         copy.snapshot_dirty()
-    copy.committed(snapshot, 9, ids)
+    copy.committed(9)
     assert (copy.version, copy.dirty, copy.dirty_chunks()) == (9, True, [0])
     assert copy.chunk_at(0) is None, "no committed chunk is what is here"
     commit(copy, 10)
@@ -190,8 +190,11 @@ def test_a_snapshot_that_was_replaced_is_not_committed(store: CopyStore) -> None
     second = copy.snapshot_dirty()
     ids = {0: (new_chunk_id(b"two"), 3)}
     with pytest.raises(ValueError, match="replaced"):
-        copy.committed(first, 3, ids)
-    copy.committed(second, 3, ids)
+        copy.begin_commit(first, b"c" * 16, ids)
+    with pytest.raises(ValueError, match="begun"):
+        copy.committed(3)
+    copy.begin_commit(second, b"c" * 16, ids)
+    copy.committed(3)
     assert not copy.dirty
     copy.close()
 
@@ -204,7 +207,9 @@ def test_a_long_list_of_dirty_chunks_goes_in_several_commits(store: CopyStore) -
     while copy.dirty:
         snapshot = copy.snapshot_dirty(chunks_max=2)
         sent.append(snapshot.chunks)
-        copy.committed(snapshot, copy.version + 1, {i: (new_chunk_id(b"x"), 1) for i in snapshot.chunks})
+        ids = {i: (new_chunk_id(b"x"), 1) for i in snapshot.chunks}
+        copy.begin_commit(snapshot, b"c" * 16, ids)
+        copy.committed(copy.version + 1)
     assert sent == [[0, 1], [2, 3], [4]]
     copy.close()
 
@@ -265,8 +270,7 @@ def test_a_begun_commit_survives_with_what_came_after(store: CopyStore, tmp_path
     pending = copy.pending()
     assert pending is not None
     assert (pending.commit_id, pending.chunk_ids, pending.later_changes) == (b"i" * 16, ids, True)
-    assert (pending.snapshot.base, pending.snapshot.size) == (0, CHUNK_BYTES + 8)
-    copy.committed(pending.snapshot, 8, pending.chunk_ids)
+    copy.committed(8)
     assert (copy.version, copy.dirty_chunks(), copy.pending()) == (8, [0], None)
     again.close()
 
@@ -356,7 +360,7 @@ def test_a_write_during_a_commit_survives_a_kill(store: CopyStore, tmp_path: Pat
     copy = again.open(2)
     pending = copy.pending()
     assert pending is not None and pending.later_changes
-    copy.committed(pending.snapshot, 8, ids)
+    copy.committed(8)
     assert (copy.dirty_chunks(), copy.read(0, 9)) == ([0], b"SENT")
     again.close()
 
@@ -366,9 +370,10 @@ def test_a_cut_during_a_commit_limits_what_the_next_one_keeps(store: CopyStore) 
     copy.write(0, b"a" * CHUNK_BYTES)
     copy.write(CHUNK_BYTES, b"b" * 10)
     snapshot = copy.snapshot_dirty()
+    copy.begin_commit(snapshot, b"c" * 16, {i: (new_chunk_id(b"x"), 1) for i in (0, 1)})
     copy.truncate(CHUNK_BYTES)
     copy.truncate(CHUNK_BYTES + 10)
-    copy.committed(snapshot, 3, {i: (new_chunk_id(b"x"), 1) for i in (0, 1)})
+    copy.committed(3)
     assert (copy.dirty, copy.keep_size, copy.dirty_chunks()) == (True, CHUNK_BYTES, [])
     assert copy.chunk_at(1) is None
     copy.close()
@@ -576,7 +581,7 @@ while True:
         snapshot = copy.snapshot_dirty()
         ids = {i: (b"%048d" % number, 1) for i in snapshot.chunks}
         copy.begin_commit(snapshot, b"%016d" % number, ids)
-        copy.committed(snapshot, number, ids)
+        copy.committed(number)
         print("committed", number, flush=True)
     copy.write(where * 1048576 + number, b"%08d" % number)
     print("written", where * 1048576 + number, flush=True)
