@@ -152,16 +152,6 @@ class LocalCopy:
         self._on_growth(growth)
         return True
 
-    def next_data(self, offset: int) -> int | None:
-        """The first offset from ``offset`` on that is not in a hole, by whole chunks; None if there is none.
-        Raises NeedsManifest."""
-        return self._seek(offset, hole=False)
-
-    def next_hole(self, offset: int) -> int:
-        """The first offset from ``offset`` on that is in a hole, or the size. Raises NeedsManifest."""
-        found = self._seek(offset, hole=True)
-        return self.size if found is None else found
-
     # Content
 
     def read(self, offset: int, size: int) -> bytes:
@@ -232,20 +222,10 @@ class LocalCopy:
         """Whether the copy differs from its base."""
         return self._changes.any(self.size)
 
-    @property
-    def keep_size(self) -> int:
-        """The smallest size since the base."""
-        return self._changes.keep_size
-
     def is_dirty(self, index: int) -> bool:
         """Whether this chunk was changed."""
         with self._lock:
             return self._is_dirty(index)
-
-    def dirty_chunks(self) -> list[int]:
-        """The chunks that were changed, sorted."""
-        with self._lock:
-            return list(self._changes.dirty)
 
     def snapshot_dirty(self, chunks_max: int = MANIFEST_CHUNKS_MAX) -> Dirty:
         """What a commit would send now; what is changed afterwards stays dirty. With more dirty chunks than
@@ -529,10 +509,3 @@ class LocalCopy:
     def _measure(self) -> int:
         before, self._allocated = self._allocated, self._file.allocated()
         return self._allocated - before
-
-    def _seek(self, offset: int, *, hole: bool) -> int | None:
-        with self._lock:
-            for index in range(offset // CHUNK_BYTES, chunk_count(self.size)):
-                if self._chunks.is_hole(index, self._is_dirty(index)) is hole:
-                    return max(offset, index * CHUNK_BYTES)
-        return None

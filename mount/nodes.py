@@ -13,7 +13,6 @@ read" one step; it is never held while a service is asked.
 """
 
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -236,8 +235,3 @@ class NodeTable:
         """All open inodes, as of now."""
         with self._guard:
             return list(self._nodes.values())
-
-
-def is_regular(attr: Attr) -> bool:
-    """Whether the inode has content."""
-    return stat.S_ISREG(attr.mode)

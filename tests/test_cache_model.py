@@ -250,7 +250,7 @@ class CopyMachine(RuleBasedStateMachine):
     @rule(chunks_max=st.sampled_from([1, 9, 9]), begin=st.booleans())
     def snapshot(self, chunks_max: int, begin: bool) -> None:
         self.begun = Begun(self.copy.snapshot_dirty(chunks_max), self.copy)
-        if len(self.begun.changes) == len(self.copy.dirty_chunks()):
+        if len(self.begun.changes) == len(self.dirty_chunks()):
             base, begun = self.copy.version, self.begun.snapshot
             made = self.remote.add(base, begun.size, begun.keep_size, self.begun.changes)
             assert self.remote.content(made) == self.model, "all of it was in the snapshot"
@@ -351,6 +351,9 @@ class CopyMachine(RuleBasedStateMachine):
             self.copy.committed(version)
         self.fetch(0, SIZE_MAX)
 
+    def dirty_chunks(self) -> list[int]:
+        return [index for index in range(chunk_count(len(self.model))) if self.copy.is_dirty(index)]
+
     # What happens to it
 
     @rule(kill_at=kills)
@@ -412,8 +415,8 @@ class CopyMachine(RuleBasedStateMachine):
         base = self.remote.content(self.copy.version)
         if not self.copy.dirty:
             assert base == self.model
-        dirty = self.copy.dirty_chunks()
-        for index in range(chunk_count(min(self.copy.keep_size, len(self.model)))):
+        dirty = self.dirty_chunks()
+        for index in range(chunk_count(min(self.copy._changes.keep_size, len(self.model)))):
             if index not in dirty:
                 part = slice(index * CHUNK, min((index + 1) * CHUNK, len(base), len(self.model)))
                 assert base[part] == self.model[part]
