@@ -27,11 +27,10 @@ class Dirty:
 
 @dataclass(frozen=True)
 class Pending:
-    """A commit that was begun and not heard of: ``chunk_ids`` are the ids and sizes under which the
-    snapshot's chunks were stored, None for a hole. ``later_changes``: something was changed after it."""
+    """A commit that was begun and not heard of: ``chunk_ids`` are the ids and sizes under which its chunks
+    were stored, None for a hole. ``later_changes``: something was changed after its snapshot."""
 
     commit_id: bytes
-    snapshot: Dirty
     chunk_ids: dict[int, tuple[bytes, int] | None]
     later_changes: bool
 
@@ -70,7 +69,11 @@ class Changes:
             chunks.remove(chunk_count(size), END)
 
     def freeze(self, base: int, size: int, chunks_max: int) -> Dirty:
-        """A snapshot of the first ``chunks_max`` dirty chunks. Raises ValueError if a commit is under way."""
+        """A snapshot of the first ``chunks_max`` dirty chunks. Raises ValueError if a commit is under way.
+
+        The chunk through which the copy was cut is always one of them: the base's has more than is to be
+        kept, and would show it if the file grew again.
+        """
         if self.pending is not None:
             raise ValueError("a commit is under way")
         self.frozen.update(self.fresh)
@@ -82,6 +85,9 @@ class Changes:
             if index >= chunk_count(size) or len(chunks) == chunks_max:
                 break
             chunks.append(index)
+        last_kept = chunk_count(self.keep_size) - 1
+        if self.keep_size < self.base_size and last_kept in self.frozen and chunks[-1] < last_kept:
+            chunks[-1] = last_kept
         return Dirty(self.generation, base, size, self.keep_size, chunks)
 
     def check(self, snapshot: Dirty) -> None:
@@ -89,29 +95,33 @@ class Changes:
         if snapshot.generation != self.generation:
             raise ValueError("this snapshot was replaced by a later one")
 
-    def settle(self, snapshot: Dirty) -> list[int]:
-        """The snapshot has become the base. Returns which of its chunks the copy still has unchanged."""
+    def settle(self) -> list[tuple[int, bytes, int]]:
+        """The commit that is under way has become the base. Returns which of its chunks (not holes) the copy
+        still has unchanged: index, id, size. Raises ValueError if none was begun."""
+        sent = self.pending
+        if sent is None:
+            raise ValueError("no commit was begun")
         count = chunk_count(self.keep_since)
-        clean = [index for index in snapshot.chunks if index not in self.fresh and index < count]
-        for index in snapshot.chunks:
+        clean = [
+            chunk for chunk in sent.chunks if chunk[1] and chunk[0] not in self.fresh and chunk[0] < count
+        ]
+        for index, _, _ in sent.chunks:
             self.frozen.remove(index)
-        self.base_size = snapshot.size
-        self.keep_size = self.keep_since = min(snapshot.size, self.keep_since)
+        self.base_size = sent.size
+        self.keep_size = self.keep_since = min(sent.size, self.keep_since)
         self.pending = None
         return clean
 
-    def waiting(self, base: int, size: int) -> Pending | None:
+    def waiting(self, size: int) -> Pending | None:
         """The commit that is under way."""
         record = self.pending
         if record is None:
             return None
-        indices = [index for index, _, _ in record.chunks]
-        snapshot = Dirty(self.generation, base, record.size, record.keep_size, indices)
         chunk_ids = {
             index: (chunk_id, length) if chunk_id else None for index, chunk_id, length in record.chunks
         }
         later = bool(self.fresh) or size != record.size or self.keep_since < record.size
-        return Pending(record.commit_id, snapshot, chunk_ids, later)
+        return Pending(record.commit_id, chunk_ids, later)
 
     def record(self, base: int, size: int, exact: bool, origin: tuple[int, bytes] | None) -> DirtyRecord:
         """What is stored."""

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cache.changes import Changes, Dirty, Pending
-from cache.chunks import ChunkMap
+from cache.chunks import ChunkMap, NeedsManifest
 from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
 from cache.indices import END, IndexSet
 from cache.sparse import SparseFile
@@ -127,6 +127,13 @@ class LocalCopy:
         with self._lock:
             return self._chunks.missing(offset // CHUNK_BYTES, chunk_count(end))
 
+    def has(self, offset: int, size: int) -> bool:
+        """Whether nothing of the range, within the copy's size, must be learned or fetched first."""
+        try:
+            return not self.missing(offset, size)
+        except NeedsManifest:
+            return False
+
     def fill(self, index: int, chunk_id: bytes, data: bytes) -> bool:
         """Puts a fetched chunk in place. False if it is not wanted (any more)."""
         with self._lock:
@@ -144,16 +151,6 @@ class LocalCopy:
             growth = self._measure()
         self._on_growth(growth)
         return True
-
-    def next_data(self, offset: int) -> int | None:
-        """The first offset from ``offset`` on that is not in a hole, by whole chunks; None if there is none.
-        Raises NeedsManifest."""
-        return self._seek(offset, hole=False)
-
-    def next_hole(self, offset: int) -> int:
-        """The first offset from ``offset`` on that is in a hole, or the size. Raises NeedsManifest."""
-        found = self._seek(offset, hole=True)
-        return self.size if found is None else found
 
     # Content
 
@@ -225,20 +222,10 @@ class LocalCopy:
         """Whether the copy differs from its base."""
         return self._changes.any(self.size)
 
-    @property
-    def keep_size(self) -> int:
-        """The smallest size since the base."""
-        return self._changes.keep_size
-
     def is_dirty(self, index: int) -> bool:
         """Whether this chunk was changed."""
         with self._lock:
             return self._is_dirty(index)
-
-    def dirty_chunks(self) -> list[int]:
-        """The chunks that were changed, sorted."""
-        with self._lock:
-            return list(self._changes.dirty)
 
     def snapshot_dirty(self, chunks_max: int = MANIFEST_CHUNKS_MAX) -> Dirty:
         """What a commit would send now; what is changed afterwards stays dirty. With more dirty chunks than
@@ -265,19 +252,14 @@ class LocalCopy:
     def pending(self) -> Pending | None:
         """The commit that was begun and neither committed nor aborted, also by an earlier process."""
         with self._lock:
-            return self._changes.waiting(self.version, self.size)
+            return self._changes.waiting(self.size)
 
-    def committed(
-        self, snapshot: Dirty, version: int, chunk_ids: Mapping[int, tuple[bytes, int] | None]
-    ) -> None:
-        """The snapshot has become ``version``. What was changed since stays dirty, on this new base."""
+    def committed(self, version: int) -> None:
+        """The commit that was begun, also by an earlier process, has become ``version``. What was changed
+        since stays dirty, on this new base. Raises ValueError if none was begun."""
         with self._lock:
-            self._changes.check(snapshot)
-            ids = {index: chunk_ids[index] for index in snapshot.chunks}
-            for index in self._changes.settle(snapshot):
-                held = ids[index]
-                if held is not None:
-                    self._chunks.hold(index, *held)
+            for index, chunk_id, size in self._changes.settle():
+                self._chunks.hold(index, chunk_id, size)
             self.version = version
             # Rule 2: the old clean record was overridden by the dirty record that goes away here.
             self._save_both()
@@ -412,7 +394,12 @@ class LocalCopy:
             done += length
 
     def _replace(self, index: int, start: int, data: memoryview) -> None:
-        # No record names this chunk: a kill before the dirty record leaves it as absent as it was.
+        """All of a chunk that is not ready. Once no record names it, a kill before the dirty record leaves it
+        as absent as it was."""
+        if index in self._chunks.held:  # unverified: an older version's, and perhaps still this one's
+            self._retract()  # rule 2
+            del self._chunks.held[index]
+            self._clean_changed = True
         try:
             self._file.write(start, data)
             self._mark(index, start + len(data))
@@ -522,10 +509,3 @@ class LocalCopy:
     def _measure(self) -> int:
         before, self._allocated = self._allocated, self._file.allocated()
         return self._allocated - before
-
-    def _seek(self, offset: int, *, hole: bool) -> int | None:
-        with self._lock:
-            for index in range(offset // CHUNK_BYTES, chunk_count(self.size)):
-                if self._chunks.is_hole(index, self._is_dirty(index)) is hole:
-                    return max(offset, index * CHUNK_BYTES)
-        return None

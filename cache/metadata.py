@@ -18,14 +18,11 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 ITEMS_MAX = 200_000
-LIFETIME_SECONDS = 1.0
 
 
 class _Known(NamedTuple):
-    attr: Attr | None
+    attr: Attr
     believed_until: float
-    change: int
-    """Answers below this are of the past; it stays when the attributes are dropped."""
 
 
 class _Bounded(Generic[K, V]):
@@ -34,9 +31,6 @@ class _Bounded(Generic[K, V]):
     def __init__(self, items_max: int) -> None:
         self._items: OrderedDict[K, V] = OrderedDict()
         self._items_max = items_max
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def get(self, key: K) -> V | None:
         value = self._items.get(key)
@@ -67,16 +61,13 @@ class MetadataCache:
         self._entries: _Bounded[tuple[int, bytes], tuple[int, float]] = _Bounded(items_max)
         self._targets: _Bounded[int, bytes] = _Bounded(items_max)
 
-    def __len__(self) -> int:
-        return len(self._attrs) + len(self._entries) + len(self._targets)
-
-    def put_attr(self, attr: Attr, lifetime: float = LIFETIME_SECONDS) -> None:
+    def put_attr(self, attr: Attr, lifetime: float) -> None:
         """Believes ``attr``, unless something newer is known of the inode."""
         until = self._clock() + lifetime
         with self._lock:
             known = self._attrs.get(attr.ino)
-            if known is None or attr.change >= known.change:
-                self._attrs.put(attr.ino, _Known(attr, until, attr.change))
+            if known is None or attr.change >= known.attr.change:
+                self._attrs.put(attr.ino, _Known(attr, until))
 
     def get_attr(self, ino: int) -> Attr | None:
         """The attributes, as long as they are believed."""
@@ -85,29 +76,14 @@ class MetadataCache:
             known = self._attrs.get(ino)
         return known.attr if known is not None and now < known.believed_until else None
 
-    def peek_attr(self, ino: int) -> Attr | None:
-        """The newest attributes that were heard of and not dropped, believed or not."""
-        with self._lock:
-            known = self._attrs.get(ino)
-        return None if known is None else known.attr
-
-    def drop_attr(self, ino: int, change: int = 0) -> None:
-        """The attributes are not believed any more. Answers that are older than the dropped ones, or than
-        ``change``, will not be believed either."""
-        with self._lock:
-            known = self._attrs.get(ino)
-            mark = max(change, known.change if known is not None else 0)
-            if mark:
-                self._attrs.put(ino, _Known(None, 0.0, mark))
-
-    def put_entry(self, parent: Attr, name: bytes, ino: int, lifetime: float = LIFETIME_SECONDS) -> None:
+    def put_entry(self, parent: Attr, name: bytes, ino: int, lifetime: float) -> None:
         """Believes that ``name`` stands for ``ino`` (0: for nothing), as the directory said it with the
         attributes ``parent``. Not if something newer is known of the parent: then the answer was under
         way while the directory was changed."""
         until = self._clock() + lifetime
         with self._lock:
             known = self._attrs.get(parent.ino)
-            if known is None or parent.change >= known.change:
+            if known is None or parent.change >= known.attr.change:
                 self._entries.put((parent.ino, name), (ino, until))
 
     def get_entry(self, parent: int, name: bytes) -> int | None:

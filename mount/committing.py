@@ -19,7 +19,7 @@ import msgspec
 
 from cache.copies import Dirty, LocalCopy
 from mount.conflicts import save_conflict_copy
-from mount.nodes import Node, PendingAttrs, Unsent
+from mount.nodes import Node, PendingAttrs
 from mount.proxy import Proxy
 from mount.reading import Reader
 from wire.errors import Busy, ChunksMissing, Conflict, fail
@@ -101,21 +101,36 @@ class Committer:
         """Makes what is dirty now a version. Raises what stood in the way; it stays dirty then, on disk,
         except after Conflict: then it has become a conflict copy."""
         with node.committing:
-            if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
-                self._regain(node)
-            self._find_sent(node)
-            covered = False
-            while not covered:
-                is_of_now = node.unsent is None  # else it was begun before what was written since
-                if is_of_now:
-                    node.unsent = self._prepare(node)
-                unsent = node.unsent
-                if unsent is not None:
-                    self._send(node)
-                covered = unsent is None or (is_of_now and len(unsent.snapshot.chunks) < MANIFEST_CHUNKS_MAX)
-                covered = covered and not node.pending  # set while the commit was on its way
+            self._commit(node)
 
-    def _prepare(self, node: Node) -> Unsent | None:
+    def flush(self, node: Node) -> None:
+        """``commit`` for a program that is told. What stood in the way is said to all others too: who has
+        waited for this attempt makes none of his own."""
+        node.check()
+        with node.committing:
+            node.check()
+            try:
+                self._commit(node)
+            except OSError as error:
+                node.failure = error
+                raise
+
+    def _commit(self, node: Node) -> None:
+        if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
+            self._regain(node)
+        self._find_sent(node)
+        covered = False
+        while not covered:
+            is_of_now = node.unsent is None  # else it was begun before what was written since
+            if is_of_now:
+                node.unsent = self._prepare(node)
+            unsent = node.unsent
+            if unsent is not None:
+                self._send(node)
+            covered = unsent is None or (is_of_now and len(unsent.chunks) < MANIFEST_CHUNKS_MAX)
+            covered = covered and not node.pending  # set while the commit was on its way
+
+    def _prepare(self, node: Node) -> Commit | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
         with node.guard:
             if not node.copy.dirty and not node.pending:
@@ -144,7 +159,7 @@ class Committer:
             raise
 
     @staticmethod
-    def _write_down(node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs) -> Unsent:
+    def _write_down(node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs) -> Commit:
         assert node.lock is not None, "what is committed is locked"
         commit = Commit(
             ino=node.ino,
@@ -160,7 +175,7 @@ class Committer:
         )
         chunk_ids = {c.index: (c.id, c.size) if c.id else None for c in changes}
         node.copy.begin_commit(snapshot, commit.commit_id, chunk_ids)
-        return Unsent(commit, snapshot, chunk_ids)
+        return commit
 
     def _send(self, node: Node) -> None:
         """Sends ``node.unsent`` until it is answered. What cannot succeed as it is, is prepared anew."""
@@ -169,7 +184,7 @@ class Committer:
             if unsent is None:
                 return
             try:
-                attr = self._proxy.directory.mutate([unsent.commit], node.caller)[0].attr
+                attr = self._proxy.directory.mutate([unsent], node.caller)[0].attr
             except ChunksMissing as error:
                 log.info("inode %d: %d chunks are uploaded again", node.ino, len(error.chunks))
                 self._withdraw(node, unsent)
@@ -185,26 +200,25 @@ class Committer:
                 raise
             else:
                 assert attr is not None, "a commit is answered with attributes"
-                self._settle(node, unsent, attr.version)
+                self._settle(node, attr.version)
                 self._take_attr(node, attr)
                 return
         raise fail(errno.EIO, "the directory refused the commit again and again")
 
     @staticmethod
-    def _withdraw(node: Node, unsent: Unsent) -> None:
+    def _withdraw(node: Node, commit: Commit) -> None:
         """The directory did not take this commit and never will."""
         with node.guard:
             node.unsent = None
             node.uploaded.clear()
             node.copy.abort_commit()
-            commit = unsent.commit
             node.pending = _merged(PendingAttrs(commit.mode, commit.atime, commit.mtime), node.pending)
 
     @staticmethod
-    def _settle(node: Node, unsent: Unsent, version: int) -> None:
+    def _settle(node: Node, version: int) -> None:
         with node.guard:
             node.unsent = None
-            node.copy.committed(unsent.snapshot, version, unsent.chunk_ids)
+            node.copy.committed(version)
             if not node.copy.dirty:
                 node.written_at = 0
                 node.uploaded.clear()
@@ -226,9 +240,9 @@ class Committer:
         """If somebody else has committed meanwhile, what is dirty here becomes a conflict copy, and
         Conflict is raised; without dirty content the node moves to the newer version."""
         if node.unsent is not None:
-            found = self._proxy.directory.find_commit(node.ino, node.unsent.commit.commit_id)
+            found = self._proxy.directory.find_commit(node.ino, node.unsent.commit_id)
             if found.version:
-                self._settle(node, node.unsent, found.version)
+                self._settle(node, found.version)
         self._find_sent(node)
         lock = attr = busy = None
         try:
@@ -243,8 +257,7 @@ class Committer:
             if lock is not None and attr is not None and attr.version == node.copy.version:
                 node.attr = attr
                 if node.unsent is not None:
-                    commit = msgspec.structs.replace(node.unsent.commit, grant=lock.grant)
-                    node.unsent = Unsent(commit, node.unsent.snapshot, node.unsent.chunk_ids)
+                    node.unsent = msgspec.structs.replace(node.unsent, grant=lock.grant)
                 return
         if node.copy.dirty:
             self._give_way(node, attr)
@@ -253,9 +266,8 @@ class Committer:
         with node.guard:
             node.unsent = None
             node.pending = PendingAttrs()
-            if busy is None:  # who has it open for writing may have read what is not true any more
-                node.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
-                raise node.failure
+            if busy is None:
+                raise node.outrun()
         raise busy
 
     def _find_sent(self, node: Node) -> None:
@@ -266,7 +278,7 @@ class Committer:
             return
         found = self._proxy.directory.find_commit(node.ino, left.commit_id)
         if found.version:
-            node.copy.committed(left.snapshot, found.version, left.chunk_ids)
+            node.copy.committed(found.version)
         else:
             node.copy.abort_commit()
 

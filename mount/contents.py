@@ -5,19 +5,36 @@ import logging
 import time
 from collections.abc import Callable
 
-from cache.copies import CopyStore, NeedsManifest
+from cache.copies import CopyStore
 from mount.committing import Committer
-from mount.nodes import Handle, Node, PendingAttrs
+from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.reading import Reader
 from mount.tree import Tree
 from wire.errors import fail
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
-from wire.messages.directory import (
-    Attr,
-)
+from wire.messages.common import Caller
+from wire.messages.directory import Attr
 
 log = logging.getLogger(__name__)
+
+
+def _partly_covered(offset: int, size: int, file_size: int) -> list[int]:
+    """The chunks that a write of this range changes in part only, and that have content to be kept."""
+    end = offset + size
+    borders = []
+    first, last = offset // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
+    if offset % CHUNK_BYTES and first * CHUNK_BYTES < file_size:
+        borders.append(first)
+    ends_inside = end % CHUNK_BYTES and end < file_size
+    if ends_inside and last not in borders:
+        borders.append(last)
+    return borders
+
+
+def _cut_through(offset: int, size: int, file_size: int) -> list[int]:
+    """The chunk that a file is cut through at ``offset``; growing changes none."""
+    return [offset // CHUNK_BYTES] if offset % CHUNK_BYTES and offset < file_size else []
 
 
 class Contents(Tree):
@@ -66,114 +83,89 @@ class Contents(Tree):
     def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
         """Writes into the local copy; at the end, as it is under the lock, for an appending handle."""
         handle = self._writer(number)
-        node = handle.node
+        copy = handle.node.copy
+
+        def place(size: int) -> tuple[int, int]:
+            at = size if handle.appends else offset
+            if at + len(data) > FILE_BYTES_MAX:
+                raise fail(errno.EFBIG)
+            return at, len(data)
+
+        at = self._alter(handle.node, handle.caller, place, lambda at, _: copy.write(at, data))
+        self._upload_what_is_full(handle, at, len(data))
+        return len(data)
+
+    def punch(self, number: int, offset: int, size: int) -> None:
+        """Makes a hole: the range, as far as the file goes, reads as zeros."""
+        handle = self._writer(number)
+        self._alter(
+            handle.node,
+            handle.caller,
+            lambda file_size: (offset, min(size, file_size - offset)),
+            handle.node.copy.punch,
+        )
+
+    def _truncate(self, node: Node, size: int) -> None:
+        """Cuts or extends the local copy. A file that has the size already is only touched."""
+        with node.guard:
+            node.check()
+            if size == node.copy.size:
+                node.pending.mtime = time.time_ns()
+        self._alter(
+            node,
+            node.caller,
+            lambda old: (min(size, old), abs(size - old)),
+            lambda _, __: node.copy.truncate(size),
+            cut_chunks=_cut_through,
+        )
+
+    def _alter(
+        self,
+        node: Node,
+        who: Caller | None,
+        place: Callable[[int], tuple[int, int]],
+        do: Callable[[int, int], None],
+        cut_chunks: Callable[[int, int, int], list[int]] = _partly_covered,
+    ) -> int:
+        """Lets ``do(offset, size)`` change the local copy where ``place``, told the size, says; returns
+        the offset. Chunks that change in part (``cut_chunks``) must be here, and are fetched for ``who``."""
         while True:
             with node.guard:
-                _check_failure(node)
-                at = node.copy.size if handle.appends else offset
-                if at + len(data) > FILE_BYTES_MAX:
-                    raise fail(errno.EFBIG)
-                borders = _partly_covered(at, len(data), node.copy.size)
-                if all(self._is_here(node, index) for index in borders):
+                node.check()
+                offset, size = place(node.copy.size)
+                if size <= 0:
+                    return offset
+                borders = cut_chunks(offset, size, node.copy.size)
+                if all(node.copy.has(index * CHUNK_BYTES, CHUNK_BYTES) for index in borders):
                     try:
-                        node.copy.write(at, data)
-                    finally:  # of a write that failed a part may be in place
-                        node.note_write(at, len(data))
-                    self._upload_what_is_full(handle, at, len(data))
-                    return len(data)
+                        do(offset, size)
+                    finally:  # of a change that failed a part may be in place
+                        node.note_write(offset, size)
+                    return offset
             for index in borders:
-                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES, handle.caller)
-
-    @staticmethod
-    def _is_here(node: Node, index: int) -> bool:
-        try:
-            return not node.copy.missing(index * CHUNK_BYTES, CHUNK_BYTES)
-        except NeedsManifest:
-            return False
+                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES, who)
 
     def _upload_what_is_full(self, handle: Handle, offset: int, size: int) -> None:
-        """Under guard: a sequential writer's finished chunks go out while he goes on."""
+        """A sequential writer's finished chunks go out while he goes on."""
         end = offset + size
         if offset == handle.next_write:
-            for index in range(offset // CHUNK_BYTES, end // CHUNK_BYTES):
-                self._committer.upload_early(handle.node, index)
+            with handle.node.guard:
+                for index in range(offset // CHUNK_BYTES, end // CHUNK_BYTES):
+                    self._committer.upload_early(handle.node, index)
         handle.next_write = end
 
     def _check_writable(self, node: Node) -> None:
-        _check_failure(node)
+        node.check()
         if node.lock_lost:
             self._committer.regain(node)
 
     def flush(self, number: int) -> int:
-        """What close(2) and fsync(2) promise: everything written is durable, or an error says that not.
+        """What close(2) promises: everything written is durable, or an error says that not.
 
         Returns the version that has it, 0 for a handle that cannot have written.
         """
         handle = self._handle(number)
         if not handle.is_writer:
             return 0
-        self._write_back(handle.node)
+        self._committer.flush(handle.node)
         return handle.node.copy.version
-
-    def _write_back(self, node: Node) -> None:
-        _check_failure(node)
-        try:
-            self._committer.commit(node)
-        except OSError as error:
-            node.failure = error
-            raise
-
-    def punch(self, number: int, offset: int, size: int) -> None:
-        """Makes a hole: the range, as far as the file goes, reads as zeros."""
-        handle = self._writer(number)
-        node = handle.node
-        while True:
-            with node.guard:
-                _check_failure(node)
-                length = min(size, node.copy.size - offset)
-                if length <= 0:
-                    return
-                borders = _partly_covered(offset, length, node.copy.size)
-                if all(self._is_here(node, index) for index in borders):
-                    node.copy.punch(offset, length)
-                    node.note_write(offset, length)
-                    return
-            for index in borders:
-                self._reader.ensure(node, index * CHUNK_BYTES, CHUNK_BYTES, handle.caller)
-
-    def _truncate(self, node: Node, size: int) -> None:
-        """Cuts or extends the local copy. The chunk that is cut through must be here to be cut."""
-        border = size // CHUNK_BYTES
-        cuts = bool(size % CHUNK_BYTES)
-        while True:
-            with node.guard:
-                old = node.copy.size
-                if not cuts or size >= old or self._is_here(node, border):
-                    _check_failure(node)
-                    node.pending = PendingAttrs(node.pending.mode, node.pending.atime)
-                    if size == old:
-                        node.pending.mtime = time.time_ns()
-                    else:
-                        node.copy.truncate(size)
-                        node.note_write(min(size, old), abs(size - old))
-                    return
-            self._reader.ensure(node, border * CHUNK_BYTES, 1, node.caller)
-
-
-def _check_failure(node: Node) -> None:
-    """What could not be written back once is said again and again, until the file is closed."""
-    if node.failure is not None:
-        raise OSError(node.failure.errno, node.failure.strerror)
-
-
-def _partly_covered(offset: int, size: int, file_size: int) -> list[int]:
-    """The chunks that a write of this range changes in part only, and that have content to be kept."""
-    end = offset + size
-    borders = []
-    first, last = offset // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
-    if offset % CHUNK_BYTES and first * CHUNK_BYTES < file_size:
-        borders.append(first)
-    ends_inside = end % CHUNK_BYTES and end < file_size
-    if ends_inside and last not in borders:
-        borders.append(last)
-    return borders

@@ -13,7 +13,6 @@ read" one step; it is never held while a service is asked.
 """
 
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +22,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache.copies import CopyStore, Dirty, LocalCopy
+from cache.copies import CopyStore, LocalCopy
 from mount.locks import WriteLock
+from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, ChunkChange, Commit
@@ -41,15 +41,6 @@ class PendingAttrs:
 
     def __bool__(self) -> bool:
         return (self.mode, self.atime, self.mtime) != (None, None, None)
-
-
-@dataclass(frozen=True)
-class Unsent:
-    """A commit that was begun and whose outcome is not known: it is sent again as it is."""
-
-    commit: Commit
-    snapshot: Dirty
-    chunk_ids: dict[int, tuple[bytes, int] | None]
 
 
 class Node:
@@ -71,13 +62,20 @@ class Node:
         self.pending = PendingAttrs()
         self.written_at = 0  # ns; the last write that no commit has covered
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
-        self.fetching: dict[int, Future[bool]] = {}
-        self.unsent: Unsent | None = None  # under committing
+        self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
+        self.unsent: Commit | None = None  # under committing; begun, and sent as it is until it is answered
 
     @property
     def is_ours(self) -> bool:
-        """Whether the content shown here is this mount's own: locked for writing or dirty."""
-        return self.lock is not None or self.copy.dirty
+        """Whether the content shown here is this mount's own: locked for writing, dirty, or being sent. A
+        writer that has lost his lock and has nothing to commit keeps nobody from a newer version."""
+        is_locked = self.lock is not None and not self.lock_lost
+        return is_locked or self.copy.dirty or self.unsent is not None
+
+    def check(self) -> None:
+        """What could not be written back once is said again and again, until the file is closed."""
+        if self.failure is not None:
+            raise OSError(self.failure.errno, self.failure.strerror)
 
     def shown_attr(self) -> Attr:
         """The attributes as this mount shows them: of the version shown, with what is dirty."""
@@ -114,6 +112,8 @@ class Node:
                     return
                 else:
                     self.copy.adopt(attr.version, attr.size)
+                    if self.lock is not None:
+                        self.outrun()
             if attr.change >= self.attr.change:
                 self.attr = attr
 
@@ -123,6 +123,13 @@ class Node:
             if attr.version != self.copy.version:
                 self.copy.adopt(attr.version, attr.size)
             self.attr = attr
+
+    def outrun(self) -> Conflict:
+        """Under guard: who has the file open for writing may have read what is not true any more, and must
+        not write over what he has not read. Returns what he is told."""
+        self.pending = PendingAttrs()
+        self.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
+        return self.failure
 
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""
@@ -228,8 +235,3 @@ class NodeTable:
         """All open inodes, as of now."""
         with self._guard:
             return list(self._nodes.values())
-
-
-def is_regular(attr: Attr) -> bool:
-    """Whether the inode has content."""
-    return stat.S_ISREG(attr.mode)

@@ -27,7 +27,7 @@ class Reader:
         node = handle.node
         while True:
             with node.guard:
-                if self._is_here(node, offset, len(buffer)):
+                if node.copy.has(offset, len(buffer)):
                     count = node.copy.read_into(offset, buffer)
                     break
             self.ensure(node, offset, len(buffer), handle.caller)
@@ -48,15 +48,12 @@ class Reader:
                 self.learn(node, version, unlearned, who)
             elif not missing:
                 return
-            for future in futures:
-                future.result()
-
-    @staticmethod
-    def _is_here(node: Node, offset: int, size: int) -> bool:
-        try:
-            return not node.copy.missing(offset, size)
-        except NeedsManifest:
-            return False
+            try:
+                for future in futures:
+                    future.result()
+            except OSError:
+                if node.copy.version == version:
+                    raise  # else it was for an older version than the one that is shown now
 
     def learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
         """Asks for the manifest of ``version`` from chunk ``index`` on; what the node does not show any more
@@ -67,13 +64,14 @@ class Reader:
                 node.copy.learn(index, MANIFEST_CHUNKS_MAX, {c.index: c for c in manifest.chunks})
 
     def _fetch(self, node: Node, index: int, who: Caller | None) -> Future[bool]:
-        """Under guard: the one download of this chunk that is under way."""
-        future = node.fetching.get(index)
+        """Under guard: the one download of this chunk that is under way. One for an older version, of another
+        chunk at the same place, is none of ours: it may fail."""
+        chunk = node.copy.chunk_at(index)
+        assert chunk is not None, "a chunk that is missing has a place in the manifest"
+        future = node.fetching.get((index, chunk.id))
         if future is None:
-            chunk = node.copy.chunk_at(index)
-            assert chunk is not None, "a chunk that is missing has a place in the manifest"
             future = self._proxy.downloads.submit(self._download, node, chunk, who)
-            node.fetching[index] = future
+            node.fetching[index, chunk.id] = future
         return future
 
     def _download(self, node: Node, chunk: ChunkAt, who: Caller | None) -> bool:
@@ -83,7 +81,7 @@ class Reader:
                 return node.copy.fill(chunk.index, chunk.id, data)
         finally:
             with node.guard:
-                node.fetching.pop(chunk.index, None)
+                node.fetching.pop((chunk.index, chunk.id), None)
 
     def _get(self, node: Node, chunk: ChunkAt, who: Caller | None) -> bytes:
         try:

@@ -114,7 +114,7 @@ def _recover(proxy: Proxy, copy: LocalCopy) -> str:
     if pending is not None:
         found = proxy.directory.find_commit(copy.ino, pending.commit_id)
         if found.version:
-            copy.committed(pending.snapshot, found.version, pending.chunk_ids)
+            copy.committed(found.version)
             if not copy.dirty:
                 return "its last commit had arrived"
         elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node):

@@ -64,10 +64,6 @@ class Tree:
         """The attributes of what a path names. ``fresh`` asks the directory, in one call."""
         return self._shown(self._names.walk(names, who, fresh=fresh)[-1])
 
-    def lookup(self, parent: int, name: bytes, who: Caller | None) -> Attr:
-        """The attributes of a name in a directory."""
-        return self._shown(self._names.child(parent, name, who))
-
     def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
         """The entries of a directory, in the order of their names, without "." and ".."."""
         return self._names.entries(ino, who)

@@ -312,6 +312,30 @@ class Vfs(Contents):
             except OSError as error:
                 log.info("inode %d is left to the directory's own clearing: %s", node.ino, error)
 
+    def fsync(self, number: int) -> int:
+        """What fsync(2) promises, which is about the file, whatever the handle: everything that was written
+        here is durable, or an error says that not. Returns as ``flush``."""
+        handle = self._handle(number)
+        if handle.is_writer:
+            return self.flush(number)
+        if handle.node.copy.must_stay or handle.node.pending:
+            self._commit_unasked(handle.node, self._committer.flush)
+        return 0
+
+    def _commit_unasked(self, node: Node, commit: Callable[[Node], None]) -> None:
+        """``commit`` for who is no writer. What recovery had to leave needs a lock, and nobody else here
+        would give it back."""
+        if node.lock is not None:
+            commit(node)
+            return
+        with self._entered(node, self._lock_wait_seconds):
+            was_locked = node.lock is not None
+            try:
+                commit(node)
+            finally:
+                if not was_locked:
+                    self._let_go(node)
+
     def _on_saved_late(self, node: Node) -> None:
         with node.gate:
             self._let_go(node)
@@ -348,18 +372,19 @@ class Vfs(Contents):
     # For umount, status and recovery
 
     def unsaved(self) -> list[int]:
-        """Inodes with content that no commit has covered."""
-        dirty = {node.ino for node in self._table.nodes() if node.copy.dirty}
-        return sorted(dirty | {node.ino for node in self._committer.unsaved()})
+        """Inodes with content that no commit has covered, those that recovery had to leave included."""
+        return sorted({*self._copies.dirty_inos(), *(node.ino for node in self._committer.unsaved())})
 
     def write_back_all(self) -> None:
         """Commits everything that is dirty. Errors stay with the handles."""
         for node in self._table.nodes():
-            if node.copy.dirty:
-                try:
-                    self._committer.commit(node)
-                except OSError as error:
-                    log.info("inode %d is not written back: %s", node.ino, error)
+            try:
+                if node.copy.dirty:
+                    self._commit_unasked(node, self._committer.commit)
+            except OSError as error:
+                log.info("inode %d is not written back: %s", node.ino, error)
+            except Exception:
+                log.exception("inode %d is not written back", node.ino)
 
     def local_version(self, ino: int) -> tuple[int, bool]:
         """The version of the local copy (0: none), and whether it is dirty."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
-from cache.index import Index, Mark
+from cache.index import DirtyRecord, Index, Mark
 from cache.indices import IndexSet
 from cache.metadata import MetadataCache
-from wire.chunking import new_chunk_id
+from wire.chunking import chunk_count, new_chunk_id
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import Attr, ChunkAt
 
@@ -42,11 +42,15 @@ def fetched(copy: LocalCopy, version: int, chunks: dict[int, bytes], size: int) 
     return places
 
 
+def dirty_chunks(copy: LocalCopy) -> list[int]:
+    return [index for index in range(chunk_count(copy.size)) if copy.is_dirty(index)]
+
+
 def commit(copy: LocalCopy, version: int) -> None:
     snapshot = copy.snapshot_dirty()
     ids = {i: (new_chunk_id(copy.chunk_bytes(i)), len(copy.chunk_bytes(i))) for i in snapshot.chunks}
     copy.begin_commit(snapshot, b"c" * 16, ids)
-    copy.committed(snapshot, version, ids)
+    copy.committed(version)
 
 
 # Reading and versions
@@ -108,19 +112,6 @@ def test_what_is_dirty_moves_to_no_other_version(store: CopyStore) -> None:
     copy.close()
 
 
-def test_holes_and_data_are_found_by_chunks(store: CopyStore) -> None:
-    copy = store.open(7)
-    fetched(copy, 1, {1: b"b" * CHUNK_BYTES}, 3 * CHUNK_BYTES)
-    assert copy.next_data(5) == CHUNK_BYTES
-    assert copy.next_data(CHUNK_BYTES + 5) == CHUNK_BYTES + 5
-    assert copy.next_data(2 * CHUNK_BYTES) is None
-    assert copy.next_hole(5) == 5
-    assert copy.next_hole(CHUNK_BYTES) == 2 * CHUNK_BYTES
-    copy.write(2 * CHUNK_BYTES, b"x")
-    assert copy.next_hole(CHUNK_BYTES) == 3 * CHUNK_BYTES
-    copy.close()
-
-
 # Changes and commits
 
 
@@ -174,8 +165,8 @@ def test_what_is_written_after_the_snapshot_stays_dirty(store: CopyStore) -> Non
     copy.begin_commit(snapshot, b"c" * 16, ids)
     with pytest.raises(ValueError, match="under way"):
         copy.snapshot_dirty()
-    copy.committed(snapshot, 9, ids)
-    assert (copy.version, copy.dirty, copy.dirty_chunks()) == (9, True, [0])
+    copy.committed(9)
+    assert (copy.version, copy.dirty, dirty_chunks(copy)) == (9, True, [0])
     assert copy.chunk_at(0) is None, "no committed chunk is what is here"
     commit(copy, 10)
     assert (copy.version, copy.dirty, copy.missing(0, 10**9)) == (10, False, [])
@@ -190,8 +181,11 @@ def test_a_snapshot_that_was_replaced_is_not_committed(store: CopyStore) -> None
     second = copy.snapshot_dirty()
     ids = {0: (new_chunk_id(b"two"), 3)}
     with pytest.raises(ValueError, match="replaced"):
-        copy.committed(first, 3, ids)
-    copy.committed(second, 3, ids)
+        copy.begin_commit(first, b"c" * 16, ids)
+    with pytest.raises(ValueError, match="begun"):
+        copy.committed(3)
+    copy.begin_commit(second, b"c" * 16, ids)
+    copy.committed(3)
     assert not copy.dirty
     copy.close()
 
@@ -204,8 +198,20 @@ def test_a_long_list_of_dirty_chunks_goes_in_several_commits(store: CopyStore) -
     while copy.dirty:
         snapshot = copy.snapshot_dirty(chunks_max=2)
         sent.append(snapshot.chunks)
-        copy.committed(snapshot, copy.version + 1, {i: (new_chunk_id(b"x"), 1) for i in snapshot.chunks})
+        ids = {i: (new_chunk_id(b"x"), 1) for i in snapshot.chunks}
+        copy.begin_commit(snapshot, b"c" * 16, ids)
+        copy.committed(copy.version + 1)
     assert sent == [[0, 1], [2, 3], [4]]
+    copy.close()
+
+
+def test_the_first_of_several_commits_has_the_chunk_that_was_cut(store: CopyStore) -> None:
+    copy = store.open(7)
+    fetched(copy, 1, {2: b"c" * CHUNK_BYTES}, 3 * CHUNK_BYTES)
+    copy.truncate(2 * CHUNK_BYTES + 1)
+    for index in (0, 1, 3):
+        copy.write(index * CHUNK_BYTES, b"x")
+    assert copy.snapshot_dirty(2).chunks == [0, 2], "the base's would come to light again behind the cut"
     copy.close()
 
 
@@ -236,7 +242,7 @@ def test_clean_and_dirty_content_survive(store: CopyStore, tmp_path: Path) -> No
     clean, dirty = again.open(1), again.open(2)
     assert (clean.version, clean.size, clean.missing(0, 5), clean.read(0, 9)) == (4, 5, [], b"clean")
     assert clean.chunk_at(0) is not None
-    assert (dirty.origin(), dirty.dirty_chunks(), dirty.read(0, 9)) == ((1, b"name"), [0], b"dirty")
+    assert (dirty.origin(), dirty_chunks(dirty), dirty.read(0, 9)) == ((1, b"name"), [0], b"dirty")
     again.close()
 
 
@@ -255,9 +261,8 @@ def test_a_begun_commit_survives_with_what_came_after(store: CopyStore, tmp_path
     pending = copy.pending()
     assert pending is not None
     assert (pending.commit_id, pending.chunk_ids, pending.later_changes) == (b"i" * 16, ids, True)
-    assert (pending.snapshot.base, pending.snapshot.size) == (0, CHUNK_BYTES + 8)
-    copy.committed(pending.snapshot, 8, pending.chunk_ids)
-    assert (copy.version, copy.dirty_chunks(), copy.pending()) == (8, [0], None)
+    copy.committed(8)
+    assert (copy.version, dirty_chunks(copy), copy.pending()) == (8, [0], None)
     again.close()
 
 
@@ -292,7 +297,7 @@ def test_after_a_loss_of_power_clean_content_is_not_believed(tmp_path: Path, reb
     store = CopyStore(tmp_path / "cache", LIMIT)
     clean, dirty = store.open(1), store.open(2)
     assert (clean.version, clean.size) == ((0, 0) if rebooted else (4, 5))
-    assert (dirty.dirty_chunks(), dirty.read(0, 9)) == ([0], b"dirty")
+    assert (dirty_chunks(dirty), dirty.read(0, 9)) == ([0], b"dirty")
     store.close()
 
 
@@ -346,8 +351,8 @@ def test_a_write_during_a_commit_survives_a_kill(store: CopyStore, tmp_path: Pat
     copy = again.open(2)
     pending = copy.pending()
     assert pending is not None and pending.later_changes
-    copy.committed(pending.snapshot, 8, ids)
-    assert (copy.dirty_chunks(), copy.read(0, 9)) == ([0], b"SENT")
+    copy.committed(8)
+    assert (dirty_chunks(copy), copy.read(0, 9)) == ([0], b"SENT")
     again.close()
 
 
@@ -356,10 +361,12 @@ def test_a_cut_during_a_commit_limits_what_the_next_one_keeps(store: CopyStore) 
     copy.write(0, b"a" * CHUNK_BYTES)
     copy.write(CHUNK_BYTES, b"b" * 10)
     snapshot = copy.snapshot_dirty()
+    copy.begin_commit(snapshot, b"c" * 16, {i: (new_chunk_id(b"x"), 1) for i in (0, 1)})
     copy.truncate(CHUNK_BYTES)
     copy.truncate(CHUNK_BYTES + 10)
-    copy.committed(snapshot, 3, {i: (new_chunk_id(b"x"), 1) for i in (0, 1)})
-    assert (copy.dirty, copy.keep_size, copy.dirty_chunks()) == (True, CHUNK_BYTES, [])
+    copy.committed(3)
+    again = copy.snapshot_dirty()
+    assert (copy.dirty, again.keep_size, again.chunks) == (True, CHUNK_BYTES, [])
     assert copy.chunk_at(1) is None
     copy.close()
 
@@ -393,6 +400,56 @@ def test_what_was_true_of_an_older_version_is_learned_again_after_a_kill(
     with pytest.raises(NeedsManifest):
         copy.missing(CHUNK_BYTES, 3)
     again.close()
+
+
+def overwritten_unverified(store: CopyStore) -> tuple[LocalCopy, dict[int, ChunkAt]]:
+    """A copy that holds a chunk of version 1 and shows version 2, of which no manifest was asked for."""
+    copy = store.open(2)
+    places = fetched(copy, 1, {0: b"old"}, 3)
+    copy.close()
+    copy = store.open(2)
+    copy.adopt(2, 3)
+    return copy, places
+
+
+def test_an_unverified_chunk_that_was_being_overwritten_is_not_believed_after_a_kill(
+    store: CopyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, places = overwritten_unverified(store)
+    put_dirty = Index.put_dirty
+
+    def killed_before(index: Index, ino: int, record: DirtyRecord) -> None:
+        shutil.copytree(tmp_path / "cache", tmp_path / "killed")
+        put_dirty(index, ino, record)
+
+    monkeypatch.setattr(Index, "put_dirty", killed_before)
+    copy.write(0, b"NEW")
+    assert copy.read(0, 3) == b"NEW"
+    store.close()
+    again = CopyStore(tmp_path / "killed", LIMIT)
+    copy = again.open(2)
+    copy.adopt(2, 3)
+    copy.learn(0, 1, places)
+    assert (copy.dirty, copy.missing(0, 3), copy.read(0, 3)) == (False, [0], bytes(3))
+    again.close()
+
+
+def test_an_unverified_chunk_that_could_not_be_overwritten_is_fetched_again(
+    store: CopyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, places = overwritten_unverified(store)
+
+    def full(index: Index, ino: int, record: DirtyRecord) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(Index, "put_dirty", full)
+        copy.write(0, b"NEW")
+    copy.learn(0, 1, places)
+    assert (copy.dirty, copy.missing(0, 3)) == (False, [0])
+    assert copy.fill(0, places[0].id, b"old")
+    assert copy.read(0, 3) == b"old"
+    copy.close()
 
 
 def test_what_no_record_names_is_zeros_after_a_kill(store: CopyStore, tmp_path: Path) -> None:
@@ -516,7 +573,7 @@ while True:
         snapshot = copy.snapshot_dirty()
         ids = {i: (b"%048d" % number, 1) for i in snapshot.chunks}
         copy.begin_commit(snapshot, b"%016d" % number, ids)
-        copy.committed(snapshot, number, ids)
+        copy.committed(number)
         print("committed", number, flush=True)
     copy.write(where * 1048576 + number, b"%08d" % number)
     print("written", where * 1048576 + number, flush=True)
@@ -554,7 +611,7 @@ def test_what_was_written_survives_kill_9(tmp_path: Path, lines: int) -> None:
     for offset, number in written.items():
         assert copy.read(offset, 8) == b"%08d" % number
     if copy.version == version:
-        assert since <= set(copy.dirty_chunks())
+        assert since <= set(dirty_chunks(copy))
     store.close()
 
 
@@ -599,32 +656,23 @@ def test_attributes_are_believed_for_their_lifetime() -> None:
     assert cache.get_attr(1) == attr(1, 5)
     now[0] = 2.0
     assert cache.get_attr(1) is None
-    assert cache.peek_attr(1) == attr(1, 5)
 
 
 def test_an_older_answer_replaces_nothing() -> None:
     cache = MetadataCache()
-    cache.put_attr(attr(1, 5))
-    cache.put_attr(attr(1, 4))
+    cache.put_attr(attr(1, 5), 60.0)
+    cache.put_attr(attr(1, 4), 60.0)
     assert cache.get_attr(1) == attr(1, 5)
-    cache.drop_attr(1)
-    cache.put_attr(attr(1, 4))
-    assert cache.get_attr(1) is None and cache.peek_attr(1) is None
-    cache.put_attr(attr(1, 5))
-    assert cache.get_attr(1) == attr(1, 5)
-    cache.drop_attr(1, change=7)
-    cache.put_attr(attr(1, 6))
-    assert cache.get_attr(1) is None
-    cache.put_attr(attr(1, 7))
+    cache.put_attr(attr(1, 7), 60.0)
     assert cache.get_attr(1) == attr(1, 7)
 
 
 def test_an_entry_that_was_under_way_while_its_directory_changed_is_not_believed() -> None:
     cache = MetadataCache()
-    cache.put_attr(attr(1, 5))
-    cache.put_entry(attr(1, 4), b"old", 7)
-    cache.put_entry(attr(1, 5), b"new", 8)
-    cache.put_entry(attr(1, 6), b"none", 0)
+    cache.put_attr(attr(1, 5), 60.0)
+    cache.put_entry(attr(1, 4), b"old", 7, 60.0)
+    cache.put_entry(attr(1, 5), b"new", 8, 60.0)
+    cache.put_entry(attr(1, 6), b"none", 0, 60.0)
     assert [cache.get_entry(1, name) for name in (b"old", b"new", b"none")] == [None, 8, 0]
     cache.drop_entry(1, b"new")
     assert cache.get_entry(1, b"new") is None
@@ -635,12 +683,13 @@ def test_an_entry_that_was_under_way_while_its_directory_changed_is_not_believed
 
 def test_three_walks_leave_no_more_than_one() -> None:
     cache = MetadataCache(items_max=1000)
-    sizes = []
+    inos = range(1, 3001)
     for change in range(3):
-        for ino in range(1, 3001):
-            cache.put_attr(attr(ino, change))
-            cache.put_entry(attr(1, change), b"%d" % ino, ino)
+        for ino in inos:
+            cache.put_attr(attr(ino, change), 60.0)
+            cache.put_entry(attr(1, change), b"%d" % ino, ino, 60.0)
             cache.put_target(ino, b"target")
-        sizes.append(len(cache))
-    assert sizes == [3000, 3000, 3000]
-    assert cache.peek_attr(1) is not None, "what is used stays"
+        assert cache.get_attr(1) is not None, "what is used stays"
+        assert sum(cache.get_attr(ino) is not None for ino in inos) == 1000
+        assert sum(cache.get_entry(1, b"%d" % ino) is not None for ino in inos) == 1000
+        assert sum(cache.get_target(ino) is not None for ino in inos) == 1000

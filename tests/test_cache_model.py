@@ -172,7 +172,8 @@ class CopyMachine(RuleBasedStateMachine):
         else:
             self.model = self.remote.content(after_version)
             assert self.model in (before, after)
-            self.copy.adopt(after_version, len(self.model))
+            if self.begun is None:  # else it says so when the outcome is known
+                self.copy.adopt(after_version, len(self.model))
 
     def take_up_pending(self) -> None:
         pending = self.copy.pending()
@@ -181,9 +182,6 @@ class CopyMachine(RuleBasedStateMachine):
             return
         assert self.begun is not None
         assert pending.chunk_ids == self.begun.ids
-        assert pending.snapshot.size == self.begun.snapshot.size
-        assert pending.snapshot.keep_size == self.begun.snapshot.keep_size
-        self.begun.snapshot = pending.snapshot
 
     # What the user of a copy does
 
@@ -252,7 +250,7 @@ class CopyMachine(RuleBasedStateMachine):
     @rule(chunks_max=st.sampled_from([1, 9, 9]), begin=st.booleans())
     def snapshot(self, chunks_max: int, begin: bool) -> None:
         self.begun = Begun(self.copy.snapshot_dirty(chunks_max), self.copy)
-        if len(self.begun.changes) == len(self.copy.dirty_chunks()):
+        if len(self.begun.changes) == len(self.dirty_chunks()):
             base, begun = self.copy.version, self.begun.snapshot
             made = self.remote.add(base, begun.size, begun.keep_size, self.begun.changes)
             assert self.remote.content(made) == self.model, "all of it was in the snapshot"
@@ -260,7 +258,7 @@ class CopyMachine(RuleBasedStateMachine):
         if begin:
             self.copy.begin_commit(self.begun.snapshot, b"c" * 16, self.begun.ids)
 
-    @precondition(lambda self: self.begun is not None)
+    @precondition(lambda self: self.begun is not None and self.copy.pending() is None)
     @rule(kill_at=kills)
     def begin(self, kill_at: int | None) -> None:
         with self.risky(kill_at):
@@ -274,12 +272,14 @@ class CopyMachine(RuleBasedStateMachine):
         begun = self.begun
         assert begun is not None
         snapshot = begun.snapshot
+        if self.copy.pending() is None:
+            self.copy.begin_commit(snapshot, b"c" * 16, begun.ids)
         version = self.remote.add(snapshot.base, snapshot.size, snapshot.keep_size, begun.changes)
         with self.risky(kill_at):
-            self.copy.committed(snapshot, version, begun.ids)
+            self.copy.committed(version)
             self.begun = None
         if self.begun is not None:
-            self.copy.committed(self.begun.snapshot, version, begun.ids)
+            self.copy.committed(version)
             self.begun = None
         assert self.copy.pending() is None
 
@@ -347,8 +347,12 @@ class CopyMachine(RuleBasedStateMachine):
             begun = Begun(self.copy.snapshot_dirty(), self.copy)
             snapshot = begun.snapshot
             version = self.remote.add(snapshot.base, snapshot.size, snapshot.keep_size, begun.changes)
-            self.copy.committed(snapshot, version, begun.ids)
+            self.copy.begin_commit(snapshot, b"c" * 16, begun.ids)
+            self.copy.committed(version)
         self.fetch(0, SIZE_MAX)
+
+    def dirty_chunks(self) -> list[int]:
+        return [index for index in range(chunk_count(len(self.model))) if self.copy.is_dirty(index)]
 
     # What happens to it
 
@@ -367,9 +371,10 @@ class CopyMachine(RuleBasedStateMachine):
         self.take_up()
 
     def take_up(self) -> None:
-        """A copy that held nothing may have been forgotten."""
+        """A copy that held nothing may have been forgotten, or remember an older version."""
         self.take_up_pending()
-        if not self.copy.dirty and self.copy.version == 0:
+        is_old = self.copy.version == 0 or self.remote.content(self.copy.version) != self.model
+        if self.begun is None and not self.copy.dirty and is_old:
             self.copy.adopt(self.version_shown(), len(self.model))
 
     def version_shown(self) -> int:
@@ -410,8 +415,8 @@ class CopyMachine(RuleBasedStateMachine):
         base = self.remote.content(self.copy.version)
         if not self.copy.dirty:
             assert base == self.model
-        dirty = self.copy.dirty_chunks()
-        for index in range(chunk_count(min(self.copy.keep_size, len(self.model)))):
+        dirty = self.dirty_chunks()
+        for index in range(chunk_count(min(self.copy._changes.keep_size, len(self.model)))):
             if index not in dirty:
                 part = slice(index * CHUNK, min((index + 1) * CHUNK, len(base), len(self.model)))
                 assert base[part] == self.model[part]

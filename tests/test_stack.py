@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cache.sparse import SparseFile
 from clients.session import Answer, Wire
 from mount import committing, locks, recovery
+from mount.nodes import Node
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, LOCK, Client, Stack
 from wire.errors import Busy, Conflict, ReplyLost, fail
@@ -489,7 +491,8 @@ def test_who_waits_is_let_in_when_the_other_closes(stack: Stack) -> None:
 def lose_locks(stack: Stack, client: Client) -> None:
     """The leases of all end, and the client learns it."""
     stack.advance_locks()
-    client.vfs._on_lock_lost(client.walk("/file").ino)
+    locks = client.proxy.write_locks
+    locks._forget([locks._held[client.walk("/file").ino]])
 
 
 def test_a_lost_lock_is_taken_again_if_nobody_wrote(stack: Stack) -> None:
@@ -652,7 +655,171 @@ def test_who_lost_his_lock_does_not_write_over_what_he_has_not_read(stack: Stack
     assert two.read("/file") == b"7"
 
 
+def test_an_idle_writer_that_lost_his_lock_keeps_no_reader_from_a_newer_version(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    writer = one.open("/file", BOTH)
+    assert one.pread(writer, 0, 100) == BASE
+    stack.advance_locks()
+    two.write("/file", b"winner")
+    lose_locks(stack, one)
+    assert one.read("/file") == two.read("/file") == b"winner" + BASE[6:]
+    with raises(errno.ESTALE):
+        one.vfs.write(writer, 0, b"of what it has not read")
+    with raises(errno.ESTALE):
+        one.close_handle(writer)
+    assert two.read("/file") == b"winner" + BASE[6:]
+    one.write("/file", b"again!")
+    assert two.read("/file") == b"again!" + BASE[6:]
+    assert one.names() == ["file"]
+
+
+# What fsync covers
+
+
+def test_fsync_is_about_the_file_and_not_the_handle(stack: Stack) -> None:
+    one, two = stack.client(deadline_seconds=GONE_SECONDS), stack.client()
+    writer = one.open("/file", MAKE)
+    one.vfs.write(writer, 0, b"content")
+    with one.opened("/file", READ) as reader:
+        one.vfs.flush(reader)
+        assert two.read("/file") == b"", "closing a reader promises nothing"
+        one.vfs.fsync(reader)
+        assert two.read("/file") == b"content"
+        assert one.walk("/file").ino in stack.lock_holders()
+        one.vfs.write(writer, 7, b" and more")
+        stack.away(DIRECTORY)
+        with raises(errno.ETIMEDOUT):
+            one.vfs.fsync(reader)
+        stack.back()
+    one.vfs.release(writer)
+    assert two.read("/file") == b"content and more"
+
+
+class WatchedLock:
+    """A lock that tells when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.asked = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.asked.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_those_who_wait_for_a_commit_that_fails_make_none_of_their_own(stack: Stack) -> None:
+    wire = WatchedWire()
+    one = stack.client(wrap=wire.wrap)
+    handles = [one.open("/file", MAKE)]
+    handles += [one.open("/file", WRITE) for _ in range(3)]
+    one.vfs.write(handles[0], 0, b"content")
+    gate, attempts, errors = threading.Event(), list[str](), list[object]()
+
+    def fail_late(method: str, url: str) -> None:
+        if method == "PUT":
+            attempts.append(url)
+            assert gate.wait(10)
+            raise fail(errno.ENETDOWN)
+
+    def fsync(handle: int) -> None:
+        with pytest.raises(OSError) as error:
+            one.vfs.fsync(handle)
+        errors.append(error.value.errno)
+
+    wire.before = fail_late
+    committing = WatchedLock()
+    one.vfs._handle(handles[0]).node.committing = committing  # type: ignore[assignment]
+    threads = [threading.Thread(target=fsync, args=(handle,)) for handle in handles]
+    for thread in threads:
+        thread.start()
+        assert committing.asked.acquire(timeout=10)
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(errors) == 4
+    assert len(attempts) == 2, "one attempt, at two servers"
+    wire.before = lambda method, url: None
+    for handle in handles:
+        one.vfs.release(handle)
+    assert not one.vfs.unsaved()
+
+
 # What goes wrong on the way
+
+
+def test_a_reader_of_a_new_version_does_not_wait_for_the_old_one(stack: Stack) -> None:
+    wire = WatchedWire()
+    one, two = stack.client(wrap=wire.wrap), stack.client()
+    two.write("/file", b"old")
+    seen, gate, found = threading.Event(), threading.Event(), list[bytes]()
+    old = ""
+
+    def hold_back(method: str, url: str) -> None:
+        nonlocal old
+        if method == "GET" and "/v1/chunks/" in url:
+            old = old or url.rpartition("/")[2]
+            if url.endswith(old):
+                seen.set()
+                assert gate.wait(10)
+                raise fail(errno.ENETDOWN)
+
+    wire.before = hold_back
+    early = threading.Thread(target=lambda: found.append(one.read("/file")))
+    early.start()
+    assert seen.wait(10)
+    two.write("/file", b"new")
+    assert one.read("/file") == b"new"
+    gate.set()
+    early.join(10)
+    assert found == [b"new"], "what failed is not asked for any more"
+
+
+def test_of_a_punch_that_failed_the_first_part_is_committed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = stack.client(), stack.client()
+    punch = SparseFile.punch
+
+    def first_only(file: SparseFile, offset: int, size: int) -> None:
+        if offset:
+            raise fail(errno.EIO)
+        punch(file, offset, size)
+
+    with one.opened("/file", MAKE) as handle:
+        one.vfs.write(handle, 0, b"a" * BORDER)  # its upload begins here
+        one.vfs.write(handle, BORDER, b"a" * BORDER)
+        with monkeypatch.context() as patch, raises(errno.EIO):
+            patch.setattr(SparseFile, "punch", first_only)
+            one.vfs.punch(handle, 0, 2 * BORDER)
+    assert two.read("/file") == bytes(BORDER) + b"a" * BORDER
+
+
+def test_writing_back_goes_on_after_what_nobody_foresaw(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = stack.client(), stack.client()
+    handles = [one.open(f"/{name}", MAKE) for name in "ab"]
+    for handle in handles:
+        one.vfs.write(handle, 0, b"content")
+    commit = one.vfs._committer.commit
+
+    def fail_first(node: Node) -> None:
+        if node.ino == one.vfs.inode_of(handles[0]):
+            raise RuntimeError("on purpose")
+        commit(node)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.vfs._committer, "commit", fail_first)
+        one.vfs.write_back_all()
+    assert "on purpose" in caplog.text
+    caplog.clear()
+    assert (two.read("/a"), two.read("/b")) == (b"", b"content")
+    for handle in handles:
+        one.close_handle(handle)
 
 
 def test_a_torn_early_upload_is_not_committed(stack: Stack) -> None:

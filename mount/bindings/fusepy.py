@@ -349,16 +349,19 @@ class _Operations(mfusepy.Operations):
         return self.vfs.write(fh, offset, data)
 
     def flush(self, path: str, fh: Any) -> int:
+        return self._saved(path, fh.fh, self.vfs.flush)
+
+    def fsync(self, path: str, datasync: int, fh: Any) -> int:
+        return self._saved(path, fh.fh, self.vfs.fsync)
+
+    def _saved(self, path: str, number: int, save: Callable[[int], int]) -> int:
         try:
-            version = self.vfs.flush(fh.fh)
+            version = save(number)
         except OSError:
             self._pages.doubted(path)
             raise
-        self._pages.flushed(path, fh.fh, version)
+        self._pages.flushed(path, number, version)
         return 0
-
-    def fsync(self, path: str, datasync: int, fh: Any) -> int:
-        return self.flush(path, fh)
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
         """fallocate(2): room is never kept for a file, so only growing and punching do anything."""
