@@ -308,6 +308,9 @@ def test_an_inode_number_is_no_way_round_a_closed_directory(alice: User, bob: Us
         SetAttr(file.ino, mtime_now=True),
         SetXattr(file.ino, b"user.a", b""),
         OpenWrite(file.ino, bob.grant(file.ino, 1)),
+        commit(file, bob.grant(file.ino, 1), 0, []),
+        Commit(file.ino, bob.grant(file.ino, 1), 0, b"1" * 16, 0, 0, []),
+        commit(inner, bob.grant(inner.ino, 1), 0, []),
         Link(file.ino, ROOT_INO, b"stolen"),
     ]
     for op in ops:
@@ -720,6 +723,23 @@ def test_who_opens_needs_permission_and_who_commits_the_grant(alice: User, bob: 
         bob.do(OpenWrite(file.ino, bob.grant(file.ino, 2), read=True))
     with fails(errno.EACCES):
         bob.client.manifest(file.ino)
+
+
+def test_a_lock_without_an_opening_commits_only_what_may_be_written(alice: User, bob: User) -> None:
+    file, _ = alice.open_new(b"f")
+    file = alice.do(SetAttr(file.ino, mode=0o600))
+    for base in (0, file.version):
+        with fails(errno.EACCES):
+            bob.do(Commit(file.ino, bob.grant(file.ino, 2), base, b"2" * 16, 0, 0, []))
+    assert alice.attr(file.ino) == file
+    alice.do(SetAttr(file.ino, mode=0o444))
+    file = alice.do(commit(file, alice.grant(file.ino, 3), 0, []))  # a lock that was lost and taken again
+    with fails(errno.EACCES):
+        bob.do(commit(file, bob.grant(file.ino, 4), 0, []))
+    alice.do(SetAttr(file.ino, mode=0o666))
+    file = bob.do(commit(file, bob.grant(file.ino, 5), 0, []))
+    alice.do(SetAttr(file.ino, mode=0o600))
+    bob.do(commit(file, bob.grant(file.ino, 5), 0, []))  # as through a descriptor that is open
 
 
 def test_an_orphan_can_be_committed(realm: DirectoryRealm, alice: User) -> None:

@@ -172,7 +172,8 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
 
     The new content is: of the base the chunks that begin below ``keep_size``, changed as ``chunks`` says,
     and ``size`` bytes in all. ESTALE (Conflict) if ``base`` is not the current version or the grant's token
-    is below the mark; ChunksMissing if a chunk must be uploaded again. Times and mode that are None follow
+    is below the mark; EACCES if it is above it (no opening was made under it) and WRITE is missing, unless the
+    identity owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None follow
     the rules (mtime is now; set-id bits are dropped); explicit ones win. A commit id that is already the
     current version's is answered as it was the first time.
     """
