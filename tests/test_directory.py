@@ -742,6 +742,24 @@ def test_a_lock_without_an_opening_commits_only_what_may_be_written(alice: User,
     bob.do(commit(file, bob.grant(file.ino, 5), 0, []))  # as through a descriptor that is open
 
 
+def test_an_old_version_is_for_who_could_read_it_then(
+    realm: DirectoryRealm, alice: User, bob: User, root: User
+) -> None:
+    file, grant = alice.open_new(b"f")
+    secret = alice.do(commit(file, grant, 10, [], mode=0o600))
+    public = alice.do(commit(secret, grant, 20, [], mode=0o644))
+    assert bob.client.manifest(file.ino).size == 20
+    with fails(errno.EACCES):
+        bob.client.manifest(file.ino, secret.version)
+    last = alice.do(commit(public, grant, 30, []))
+    assert bob.client.manifest(file.ino, public.version).size == 20
+    root.do(SetAttr(file.ino, uid=BOB, mode=0o600))
+    for user, version in ((bob, secret.version), (alice, public.version), (alice, last.version)):
+        with fails(errno.EACCES):
+            user.client.manifest(file.ino, version)
+    assert root.client.manifest(file.ino, secret.version).size == 10
+
+
 def test_an_orphan_can_be_committed(realm: DirectoryRealm, alice: User) -> None:
     server = realm.add_file_server()
     file, grant = alice.open_new(b"f")

@@ -53,7 +53,7 @@ def commit(tx: Transaction, op: Commit) -> Result:
     _check_chunks(tx, op)
     now = tx.tick()
     _change_extents(tx, op, inode, now)
-    content_store.end_version(tx.connection, inode.ino, inode.version, now)
+    content_store.end_version(tx.connection, inode, now)
     content_store.add_version(tx.connection, inode.ino, now, op.size, op.commit_id)
     _change_inode(tx, op, inode, now)
     return Result(inode.attr())
@@ -63,10 +63,10 @@ def _reach_to_commit(tx: Transaction, op: Commit) -> Inode:
     """The inode, for who may commit to it.
 
     A grant alone is no right: the lock server gives anybody the lock of any number. One whose token is the
-    mark is that of an opening, which asked for permission; it may be taken away since, as from a descriptor.
-    A token above the mark is of no opening: the lock was lost and taken again, or was never opened under. Then
-    it is asked now, but for WRITE of the owner, whose programs write what they have made read-only. A token
-    below it is refused by ``take_grant``, and learns no more than that.
+    mark is that of an opening, which asked for permission; it may have been taken away since, as it is with
+    a descriptor. A token above the mark is of no opening: the lock was lost and taken again, or the file was
+    never opened. Then it is asked now, but not for WRITE of the owner, whose programs write what they have
+    made read-only. A token below the mark is refused by ``take_grant``, and learns no more than that.
     """
     token = tx.open_grant(op.grant, op.ino).token
     inode = tx.find(op.ino)

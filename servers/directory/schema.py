@@ -10,7 +10,8 @@ Names. ``entries`` maps (parent, name) to an inode. A directory has exactly one 
 Content. ``extents`` says which chunk stood at an index of a file from version ``since`` up to, not
 including, version ``until`` (NULL: it still does). No row: a hole. So a version V of a file is the
 rows with ``since <= V < until``, a commit writes only what it changes, and old versions cost nothing
-more. ``versions`` has one row a retained version: its size and the id of the commit that made it.
+more. ``versions`` has one row a retained version: its size, the id of the commit that made it, and, when
+it was replaced, whose the file was and its mode at that moment: who could not read it then cannot now.
 
 Chunks. ``chunks.refs`` is the number of rows of ``extents`` that name the chunk. At 0 it is condemned
 (``condemned_at``), and only a condemned chunk may be deleted, after the grace time; a commit can not
@@ -90,7 +91,10 @@ versions = Table(
     _id("version"),
     Column("size", BigInteger, nullable=False),
     Column("commit_id", LargeBinary, nullable=True),
-    Column("until", BigInteger, nullable=True, index=True),  # the version that replaced it
+    Column("until", BigInteger, nullable=True, index=True),  # the version that replaced it; with it are set
+    Column("mode", Integer, nullable=True),  # who might read it then,
+    Column("uid", BigInteger, nullable=True),
+    Column("gid", BigInteger, nullable=True),
     sqlite_with_rowid=False,
 )
 

@@ -172,10 +172,10 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
 
     The new content is: of the base the chunks that begin below ``keep_size``, changed as ``chunks`` says,
     and ``size`` bytes in all. ESTALE (Conflict) if ``base`` is not the current version or the grant's token
-    is below the mark; EACCES if it is above it (no opening was made under it) and WRITE is missing, unless the
-    identity owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None follow
-    the rules (mtime is now; set-id bits are dropped); explicit ones win. A commit id that is already the
-    current version's is answered as it was the first time.
+    is below the mark; EACCES if it is above it, because nothing was opened under it, and the identity neither
+    has WRITE nor owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None
+    follow the rules (mtime is now; set-id bits are dropped); explicit ones win. A commit id that is already
+    the current version's is answered as it was the first time.
     """
 
     ino: Positive
@@ -304,7 +304,8 @@ class Listing(msgspec.Struct, frozen=True):
 
 class GetManifest(msgspec.Struct, frozen=True):
     """``POST /v1/manifest``: chunks ``first`` … ``first + count - 1`` of a version that is still retained
-    (0: the current one). READ is checked; ESTALE if that version is gone."""
+    (0: the current one). READ is checked, for one that was replaced also as the file's mode and owners were
+    then; ESTALE if that version is gone."""
 
     ino: Positive
     version: Count = 0
