@@ -28,11 +28,14 @@ from servers.directory.schema import chunks as chunk_rows
 from servers.directory.schema import extents, holds, inodes, metadata, replicas, versions, xattrs
 from servers.directory.storage import Storage
 from servers.directory.storage_routes import add_storage_routes
+from servers.directory.tasks import TaskBook
 from servers.keys import ServiceKeys, new_realm_keys
 from servers.web import Door
 from tests.support.inprocess import InProcessWire, all_ticket_keys, make_keyring
 from wire.errors import Replayed, TicketRefused, Unavailable
+from wire.messages.common import ServerAddress
 from wire.messages.directory import (
+    CopyTask,
     GetPlacement,
     Heartbeat,
     Inventory,
@@ -385,6 +388,22 @@ def test_a_copy_that_is_not_reported_is_given_again(world: World) -> None:
     world.sleep(4, beating=[a, b])
     world.storage.maintain()
     assert copies_of(world.beat(b)) == [chunk]
+
+
+def test_what_a_server_shall_get_it_shall_delete_no_more() -> None:
+    tasks = TaskBook()
+    kept, goes = os.urandom(48), os.urandom(48)
+    tasks.add_deletes(1, [kept, goes])
+    tasks.add_copy(1, CopyTask(kept, 1, []))
+    assert tasks.take(1, START).delete == [goes]
+
+
+def test_a_heartbeat_is_told_where_chunks_may_be_forwarded_to(world: World) -> None:
+    servers = [world.join() for _ in range(3)]
+    assert [server.id for server in world.beat(servers[0]).servers] == servers
+    world.sleep(REPAIR_DELAY + 20, beating=servers[:2])
+    world.storage.maintain()
+    assert [server.id for server in world.beat(servers[0]).servers] == servers[:2]
 
 
 def test_no_more_copies_are_planned_than_servers_live(tmp_path: Path) -> None:
@@ -898,7 +917,9 @@ def test_file_servers_join_and_clients_look_but_do_not_join(tmp_path: Path) -> N
         client.call("POST", "/v1/placement", GetPlacement(3), Placement)
     number = server.mutate("/v1/servers", lambda _: registration, Registered).id
     beat = Heartbeat(100 * GIB, 50 * GIB, 0)
-    assert server.mutate(f"/v1/servers/{number}/heartbeat", lambda _: beat, Tasks) == Tasks()
+    assert server.mutate(f"/v1/servers/{number}/heartbeat", lambda _: beat, Tasks) == Tasks(
+        servers=[ServerAddress(number, "http://one")]
+    )
     with pytest.raises(Replayed):
         server.call("POST", f"/v1/servers/{number}/heartbeat", beat, Tasks, request_id=said(keyring, 1))
     for path, message in (("heartbeat", beat), ("inventory", Inventory([]))):

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 from sqlalchemy import Connection, func, select
 
 from servers.database import Database
@@ -171,7 +172,8 @@ class Storage:
         if message.missing:
             log.warning("file server %d misses %d chunks", server_id, len(message.missing))
         self._tasks.done(server_id, [*gone, *message.copied])
-        return self._tasks.take(server_id, self._now())
+        tasks = self._tasks.take(server_id, self._now())
+        return msgspec.structs.replace(tasks, servers=self._servers.usable())
 
     def inventory(self, server_id: int, message: Inventory) -> InventoryAnswer:
         """Takes in one page. Raises ENOENT if the server must register (again)."""

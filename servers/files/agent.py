@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from clients.files import ChunkClient
 from clients.storage import StorageClient
+from servers.files.addresses import Addresses
 from servers.files.config import FilesConfig
 from servers.files.disk import identity
 from servers.files.store import ChunkStore
@@ -36,15 +37,17 @@ class Agent:
         config: FilesConfig,
         store: ChunkStore,
         directory: StorageClient,
+        addresses: Addresses,
         peers: ChunkClient,
         requests: Callable[[], int],
     ) -> None:
         self._config = config
         self._store = store
         self._directory = directory
+        self._addresses = addresses
         self._requests = requests
         self._identity = identity(config.root)
-        self._work = Work(store, peers, self._wake_up)
+        self._work = Work(store, peers, self.wake_up)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._inventory_due = threading.Event()
@@ -77,7 +80,8 @@ class Agent:
         """Reports a chunk that this server has no more."""
         self._work.lost(chunk_id)
 
-    def _wake_up(self) -> None:
+    def wake_up(self) -> None:
+        """Has the next heartbeat sent soon."""
         self._wake.set()
 
     def _live(self) -> None:
@@ -118,9 +122,9 @@ class Agent:
         )
         self._heartbeat_seconds = registered.heartbeat_seconds
         self.id = registered.id
+        self._inventory_due.set()  # before what may fail: without it nothing is told for hours
         log.info("registered as server %d", self.id)
         self._beat()
-        self._inventory_due.set()
 
     def _beat(self) -> None:
         self._wake.clear()  # before the reports are looked at: what comes after wakes again
@@ -136,6 +140,7 @@ class Agent:
                 self.id = 0
             raise
         self._work.confirmed(*reports)
+        self._addresses.learn(tasks.servers)
         self._work.take(tasks)
 
     def _requests_per_second(self) -> float:
@@ -172,6 +177,8 @@ class Agent:
         while not self._stopping.is_set():
             following = self._store.page(page[-1], INVENTORY_PAGE) if page else []
             answer = self._directory.inventory(server, Inventory(page, last=not following))
+            # What went while the page was under way has come back by it: the page was older.
+            self._work.gone(set(page) - self._store.present(page))
             moment = self._config.clock() - answer.older_than_seconds
             for chunk_id in self._store.stored_before(answer.unknown, moment):
                 self._store.delete(chunk_id)

@@ -54,8 +54,13 @@ class ChunkFiles:
             raise
         return staged
 
+    def drop(self, staged: Path) -> None:
+        """Removes a staged file that is not needed."""
+        staged.unlink(missing_ok=True)
+
     def publish(self, staged: Path, chunk_id: bytes) -> None:
-        """Gives a staged file its name, durably."""
+        """Gives a staged file its name, durably. Raises OSError and leaves nothing under either name: what
+        had that name before must be worth nothing."""
         path = self._path(chunk_id)
         try:
             os.rename(staged, path)

@@ -469,10 +469,12 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 
 class Tasks(msgspec.Struct, frozen=True):
-    """What the directory asks the server to do. ENOENT instead means: register again."""
+    """What the directory asks the server to do; ``servers`` are all that chunks may be forwarded to. ENOENT
+    instead means: register again."""
 
     delete: list[bytes] = []
     copy: list[CopyTask] = []
+    servers: list[ServerAddress] = []
 
 
 class ServerState(msgspec.Struct, frozen=True):
