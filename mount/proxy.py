@@ -94,8 +94,8 @@ class Proxy:
     def addresses(self, server_ids: Sequence[int]) -> list[ServerAddress]:
         """Where these servers are; asked for again if one was never heard of."""
         if any(number not in self._servers for number in server_ids):
-            for state in self.directory.servers().servers:
-                self._servers[state.id] = ServerAddress(state.id, state.url)
+            for server in self.directory.known_servers().servers:
+                self._servers[server.id] = ServerAddress(server.id, server.url)
         return [self._servers[number] for number in server_ids if number in self._servers]
 
     # Background

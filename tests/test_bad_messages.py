@@ -127,6 +127,7 @@ ROUTES = [
         }.items()
     ),
     Route("directory", "GET", "/v1/servers", Role.DIRECTORY),
+    Route("directory", "GET", "/v1/servers/known", Role.DIRECTORY),
     Route("directory", "GET", "/v1/statfs", Role.DIRECTORY),
     Route(
         "directory",

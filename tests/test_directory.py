@@ -361,6 +361,8 @@ def test_chown_and_chmod_are_for_owners(alice: User, bob: User, root: User) -> N
         SetAttr(file.ino, uid=BOB),
         SetAttr(file.ino, mtime=1),
         SetAttr(file.ino, mtime_now=True, atime=1),
+        SetAttr(file.ino, mtime_now=True),
+        SetAttr(file.ino, atime_now=True),
     ]
     for op in ops:
         with fails(errno.EPERM):
@@ -368,7 +370,7 @@ def test_chown_and_chmod_are_for_owners(alice: User, bob: User, root: User) -> N
     bob.do(SetAttr(file.ino, atime_now=True, mtime_now=True))
     alice.do(SetAttr(file.ino, mode=0o600))
     with fails(errno.EACCES):
-        bob.do(SetAttr(file.ino, mtime_now=True))
+        bob.do(SetAttr(file.ino, atime_now=True, mtime_now=True))
     with fails(errno.EPERM):
         alice.do(SetAttr(file.ino, uid=BOB))
     with fails(errno.EPERM):
@@ -606,6 +608,7 @@ def test_a_commit_makes_a_version_and_the_old_one_stays_readable(realm: Director
     assert placed(alice, file.ino) == {0: chunks[0].id, 1: new.id}
     alice.do(commit(third, grant, 4 * CHUNK_BYTES, [], keep=CHUNK_BYTES))
     assert placed(alice, file.ino) == {0: chunks[0].id}
+    assert alice.client.manifest(file.ino, first=2**63 - 1).chunks == []
     with fails(errno.ESTALE):
         alice.client.manifest(file.ino, 12345)
 
@@ -788,3 +791,5 @@ def test_statfs_placement_and_servers_are_asked_through_the_client(
     assert alice.client.statfs().inodes == 1
     assert alice.client.placement(1).sets[0][0].id == server
     assert [state.id for state in alice.client.servers().servers] == [server]
+    known = alice.client.known_servers().servers
+    assert [(one.id, one.name, one.state) for one in known] == [(server, "f", "alive")]

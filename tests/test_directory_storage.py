@@ -390,6 +390,18 @@ def test_a_copy_that_is_not_reported_is_given_again(world: World) -> None:
     assert copies_of(world.beat(b)) == [chunk]
 
 
+def test_what_took_long_to_count_is_used_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    on = [world.join()]
+    assert world.storage.servers().chunks == 0
+    world.file(os.urandom(48), on=on)
+    monkeypatch.setattr("servers.directory.storage.COUNTING_SECONDS", -1)
+    monkeypatch.setattr("servers.directory.storage.COUNTING_REST", 10**9)
+    assert world.storage.servers().chunks == 1
+    world.file(os.urandom(48), on=on)
+    assert world.storage.servers().chunks == 1
+    assert world.storage.servers().servers[0].state == "alive"
+
+
 def test_what_a_server_shall_get_it_shall_delete_no_more() -> None:
     tasks = TaskBook()
     kept, goes = os.urandom(48), os.urandom(48)

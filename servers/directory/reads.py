@@ -8,6 +8,7 @@ from servers.directory.attributes import visible_xattrs
 from servers.directory.storage import Storage
 from servers.directory.store import Inode
 from servers.directory.view import View, is_directory
+from wire.chunking import chunk_count
 from wire.errors import fail
 from wire.limits import NAME_BYTES_MAX
 from wire.messages.directory import (
@@ -98,9 +99,8 @@ def get_manifest(view: View, storage: Storage, message: GetManifest) -> Manifest
     version = message.version or inode.version
     old = None if version == inode.version else version
     size = inode.size if old is None else _old_size(view, inode, old)
-    found = content_store.get_extents(
-        view.connection, inode.ino, message.first, message.first + message.count, old
-    )
+    end = min(message.first + message.count, chunk_count(size))
+    found = content_store.get_extents(view.connection, inode.ino, message.first, end, old)
     where = chunks.locations(view.connection, [extent.chunk for extent in found])
     order = {tuple(servers): storage.order(servers) for servers in where.values()}
     placed = [

@@ -119,8 +119,8 @@ class Rename(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetAttr(msgspec.Struct, frozen=True, tag=True):
-    """Mode, owners, times; what is None stays. ``atime_now`` and ``mtime_now`` take the directory's clock
-    (and need write permission only, as utimensat(2) says of UTIME_NOW)."""
+    """Mode, owners, times; what is None stays. ``atime_now`` and ``mtime_now`` take the directory's clock;
+    both together need write permission only, as utimensat(2) says of UTIME_NOW."""
 
     ino: Positive
     mode: Mode | None = None
@@ -477,6 +477,21 @@ class Tasks(msgspec.Struct, frozen=True):
     servers: list[ServerAddress] = []
 
 
+class KnownServer(msgspec.Struct, frozen=True):
+    """A file server, and whether it is alive, suspect or dead."""
+
+    id: int
+    name: str
+    url: str
+    state: str
+
+
+class KnownServers(msgspec.Struct, frozen=True):
+    """``GET /v1/servers/known`` (directory role): costs nothing, unlike ``Servers``."""
+
+    servers: list[KnownServer]
+
+
 class ServerState(msgspec.Struct, frozen=True):
     """A file server as the directory sees it; ``state`` is alive, suspect or dead."""
 
@@ -495,7 +510,7 @@ class ServerState(msgspec.Struct, frozen=True):
 
 class Servers(msgspec.Struct, frozen=True):
     """``GET /v1/servers`` (directory role). ``lacking`` chunks have fewer living replicas than
-    ``replicas``; ``condemned`` ones wait for deletion."""
+    ``replicas``; ``condemned`` ones wait for deletion. Where counting takes long, it is some seconds old."""
 
     servers: list[ServerState]
     replicas: int
