@@ -772,6 +772,8 @@ def test_an_orphan_can_be_committed(realm: DirectoryRealm, alice: User) -> None:
 
 
 def test_reserved_numbers_belong_to_their_session(alice: User, bob: User) -> None:
+    with fails(errno.EINVAL):
+        alice.client.mutate([Reserve(1000), Reserve(25)])
     inos = alice.client.mutate([Reserve(3)])[0].inos
     assert len(set(inos)) == 3
     with fails(errno.EINVAL):

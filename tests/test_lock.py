@@ -4,6 +4,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ class House:
             LEASE,
             PLACE,
             waiting_requests_max,
-            self.clock,
+            clock=self.clock,
         )
         self.wire = InProcessWire()
         self.server = make_server(self.config)
@@ -464,3 +465,42 @@ def test_everybody_sees_holders_and_queues(house: House) -> None:
     assert [(waiter.user, waiter.client, waiter.since) for waiter in lock.queue] == [
         ("bob", "there", house.clock.now)
     ]
+
+
+def test_one_user_cannot_lock_everything(house: House) -> None:
+    house.server.close()
+    house.config = replace(house.config, user_locks_max=4)
+    house.server = make_server(house.config)
+    house.wire.apps[URL] = house.server.app
+    alice, again, bob = house.client("alice"), house.client("alice"), house.client("bob")
+    assert take(bob, 1).token
+    assert [answer.token > 0 for answer in alice.acquire([2, 3]).answers] == [True, True]
+    assert refused(again, 1, wait_seconds=0.001) == ("bob@there", 0)
+    for ask in (alice, again):
+        with pytest.raises(OSError, match="at most 4 locks") as caught:
+            ask.acquire([4, 5])
+        assert caught.value.errno == errno.ENOLCK
+        with pytest.raises(OSError, match="at most 4 locks"):
+            ask.acquire([4, 5], 0.001)
+    assert take(alice, 4).token
+    assert take(alice, 4).token, "what it has already is no more"
+    assert take(bob, 5).token
+    held = [Held(lock.ino, lock.token) for lock in alice.renew().held]
+    alice.release(held[:1])
+    assert take(again, 6).token
+
+
+def test_a_list_that_is_too_long_is_cut(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    alice.acquire([1, 2, 3])
+    bob.acquire([2, 3], 0.001)
+    for most, shown, more in (
+        (5, [(1, 0), (2, 1), (3, 1)], False),
+        (4, [(1, 0), (2, 1), (3, 0)], True),
+        (3, [(1, 0), (2, 1)], True),
+        (2, [(1, 0), (2, 0)], True),
+    ):
+        monkeypatch.setattr("servers.lock.service.LOCKS_LISTED_MAX", most)
+        answer = alice.locks()
+        assert [(lock.ino, len(lock.queue)) for lock in answer.locks] == shown
+        assert answer.more == more

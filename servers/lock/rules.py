@@ -6,6 +6,7 @@ away for ``place_seconds`` loses the place, and the next one is the head. Leases
 only, so no other rule needs a clock to say who holds what.
 """
 
+import errno
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from sqlalchemy import Connection
 
 from servers.lock.config import LockConfig
 from servers.lock.store import LockRow, Store, WaiterRow
+from wire.errors import fail
 from wire.messages.lock import Acquired, LockAnswer
 from wire.tickets import Grant, seal_grant
 
@@ -90,11 +92,13 @@ class Rules:
 
     def take(self, turn: Turn, who: Who, look: Look, queue: bool) -> Acquired:
         """Grants what is free and extends what is ``who``'s already; keeps the places that it has in the
-        queues of what is taken and, with ``queue``, joins those in which it has none."""
+        queues of what is taken and, with ``queue``, joins those in which it has none. Raises ENOLCK if its
+        user would have too many."""
         places = [row for ino in look.taken for row in look.queues[ino] if row.session == who.session]
         at_home = {row.ino for row in places}
         homeless = [ino for ino in look.taken if ino not in at_home] if queue else []
         used = [row.place for ino in look.free for row in look.queues[ino] if row.session == who.session]
+        self._need_room(turn, who.user, len(look.free) - len(used) + len(homeless))
         now, connection = self._config.clock(), turn.connection
         self._store.remove_places(connection, used)
         granted = self._grant(turn, [(ino, who) for ino in look.free])
@@ -137,6 +141,12 @@ class Rules:
         expiry = store.next_expiry(connection)
         if expiry is not None:
             turn.ends(expiry)
+
+    def _need_room(self, turn: Turn, user: str, more: int) -> None:
+        """Inode numbers are easily guessed: without a limit one user could lock everything."""
+        most = self._config.user_locks_max
+        if more > 0 and self._store.count_of(turn.connection, user) + more > most:
+            raise fail(errno.ENOLCK, f"a user has at most {most} locks and places in queues")
 
     def _grant(self, turn: Turn, gifts: Sequence[tuple[int, Who]]) -> list[LockRow]:
         """New locks under new tokens. The inodes are free and their new holders wait for them no more."""

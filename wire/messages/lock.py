@@ -100,6 +100,8 @@ class Locks(msgspec.Struct, frozen=True):
     """``GET /v1/locks``. Other users' locks are shown too: who waits must be able to see for whom."""
 
     locks: list[LockInfo]
+    more: bool = False
+    """There are more than one answer may have; the last queue may be cut too."""
 
 
 class Break(msgspec.Struct, frozen=True):
