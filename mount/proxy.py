@@ -50,6 +50,8 @@ class Proxy:
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
         self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
         self.on_lock_lost = on_lock_lost
+        self.on_renewal: Callable[[], None] = lambda: None
+        """Called after each renewal of the tickets, which is at least once an hour."""
         self.uploads = ThreadPoolExecutor(TRANSFERS, "upload")
         self.downloads = ThreadPoolExecutor(TRANSFERS, "download")
         self._placement = _Placement(self.directory)
@@ -109,8 +111,9 @@ class Proxy:
             try:
                 self.keyring.renew()
                 pause = max(1.0, self.keyring.seconds_until_renewal())
+                self.on_renewal()
             except OSError as error:
-                log.info("the tickets could not be renewed: %s", error)
+                log.info("the tickets or what goes with them could not be renewed: %s", error)
                 pause = min(60.0, pause)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from clients.session import Channel, Keyring
 from servers.database import Database, sqlite_url
-from servers.directory import chunks
+from servers.directory import chunks, store
 from servers.directory.config import DirectoryConfig
 from servers.directory.fileservers import FileServer
 from servers.directory.placement import choose_sets, distinct_bytes
@@ -388,6 +388,24 @@ def test_a_copy_that_is_not_reported_is_given_again(world: World) -> None:
     world.sleep(4, beating=[a, b])
     world.storage.maintain()
     assert copies_of(world.beat(b)) == [chunk]
+
+
+def test_holds_and_reserved_numbers_that_are_not_renewed_go_after_a_week(world: World) -> None:
+    def change(connection: Connection) -> None:
+        store.reserve(connection, [5], 1, world.now)
+        store.hold(connection, [7, 8], 1, world.now)
+
+    world.database.write(change)
+    world.now += 6 * DAY
+    world.database.write(lambda connection: store.hold(connection, [8], 1, world.now))
+    for days, held, used_up in ((0, {7, 8}, True), (2, {8}, False), (6, set(), False)):
+        world.now += days * DAY
+        world.storage.maintain()
+        with world.database.read() as connection:
+            assert store.held(connection, [7, 8], 1) == held
+        assert world.database.write(lambda connection: store.use_up(connection, 5, 1)) == used_up
+        if used_up:
+            world.database.write(lambda c: store.reserve(c, [5], 1, world.now - 6 * DAY))
 
 
 def test_what_took_long_to_count_is_used_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

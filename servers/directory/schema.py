@@ -157,8 +157,15 @@ servers = Table(
 )
 """Heartbeats are kept in memory: after a restart every server is suspect until it is heard."""
 
-reserved = Table("reserved", metadata, _id("ino"), Column("session", BigInteger, nullable=False))
-"""Inode numbers that were given out and not used yet; used up by the Create that names them."""
+reserved = Table(
+    "reserved",
+    metadata,
+    _id("ino"),
+    Column("session", BigInteger, nullable=False),
+    Column("at", Float, nullable=False, index=True),  # seconds since the epoch
+)
+"""Inode numbers that were given out and not used yet; used up by the Create that names them. One whose row
+was cleared is refused there, and is never given out again."""
 
 holds = Table("holds", metadata, _id("ino"), _id("session"), Column("at", Float, nullable=False))
-"""Sessions that have an inode open though it may lose its last name."""
+"""Sessions that have an inode open though it may lose its last name; ``at`` is when they last said so."""

@@ -75,7 +75,11 @@ class Storage:
     def __init__(self, database: Database, config: DirectoryConfig, jobs: Sequence[Job] = ()) -> None:
         self._database = database
         self._config = config
-        self._jobs = [*jobs, lambda connection: collection.forget_holds(connection, self._now())]
+        self._jobs = [
+            *jobs,
+            lambda connection: collection.forget_holds(connection, self._now()),
+            lambda connection: collection.forget_reserved(connection, self._now()),
+        ]
         self._jobs_at = self._now()
         self._inodes = (float("-inf"), 0)
         self._counting = threading.Lock()  # while one counts, others wait for what he finds
