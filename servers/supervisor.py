@@ -22,14 +22,13 @@ from typing import TypeVar
 
 from clients.session import Channel, HttpWire, Keyring
 from servers.keys import read_keys
+from servers.minting import mint
 from servers.supervision import Changes, Plan, RealmRoot, Settings, is_free, rotate, tail
 from servers.supervision_child import Child
 from servers.supervision_control import REMAINS_SECONDS, Ask, ControlServer, RootLock, Told, ask
 from wire.errors import Busy, DfsError, Unavailable, fail
-from wire.messages.auth import Credential, Session
 from wire.messages.directory import KnownServers, Servers
-from wire.sealing import new_key
-from wire.tickets import Role, Ticket, seal_ticket
+from wire.tickets import Role
 
 log = logging.getLogger(__name__)
 
@@ -154,13 +153,9 @@ class Supervisor:
 
 def _own_keyring(ticket_key: bytes) -> Keyring:
     """A directory session that lasts for one look and belongs to no user."""
-    number = int.from_bytes(os.urandom(7)) + 1
-    key, expires, nobody = new_key(), time.time() + 60.0, 65534
-    ticket = Ticket(
-        Role.DIRECTORY, number, "supervisor", nobody, [nobody], False, False, "supervisor", key, expires
-    )
-    credential = Credential(Role.DIRECTORY, key, seal_ticket(ticket_key, ticket))
-    return Keyring(Session(number, "supervisor", nobody, [nobody], False, False, expires, 60.0, [credential]))
+    keys = {Role.DIRECTORY: ticket_key}
+    number, name = int.from_bytes(os.urandom(7)) + 1, "supervisor"
+    return Keyring(mint(keys, keys, number, name, name, now=time.time(), life_seconds=60.0))
 
 
 def run(root: RealmRoot, changes: Changes, ready: Callable[[Told], None]) -> None:

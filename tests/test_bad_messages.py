@@ -142,7 +142,7 @@ ROUTES = [
         "POST",
         "/v1/servers/<int:server>/heartbeat",
         Role.JOIN,
-        [directory.Heartbeat(7, 3, 1, 0.5, [CHUNK], [CHUNK], [])],
+        [directory.Heartbeat(7, 3, [CHUNK], [CHUNK], [])],
         True,
     ),
     Route(

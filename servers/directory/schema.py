@@ -22,6 +22,8 @@ Orphans. An inode with ``nlink = 0`` stays while a row of ``holds`` names it or 
 not over (``ctime``); then it goes with its extents, versions and xattrs.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -42,13 +44,20 @@ def _id(name: str) -> Column[int]:
     return Column(name, BigInteger, primary_key=True, autoincrement=False)
 
 
+def _index_where(name: str, condition: str, *columns: Column[Any], unique: bool = False) -> None:
+    """Of the rows for which the condition holds."""
+    where = text(condition)
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", BigInteger))
 """``clock``, ``next_ino``, ``next_server``."""
 
 inodes = Table(
     "inodes",
     metadata,
-    Column("ino", Integer, primary_key=True, autoincrement=False),
+    # In SQLite INTEGER, and only that, is the row's own number.
+    Column("ino", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("mode", Integer, nullable=False),
     Column("nlink", Integer, nullable=False),
     Column("uid", BigInteger, nullable=False),
@@ -65,7 +74,7 @@ inodes = Table(
     Column("parent", BigInteger, nullable=True),
     Column("target", LargeBinary, nullable=True),  # of a symlink
 )
-Index("inodes_orphaned", inodes.c.ctime, sqlite_where=text("nlink = 0"), postgresql_where=text("nlink = 0"))
+_index_where("inodes_orphaned", "nlink = 0", inodes.c.ctime)
 
 entries = Table(
     "entries",
@@ -108,15 +117,9 @@ extents = Table(
     Column("chunk", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
-Index("extents_replaced", extents.c.until, sqlite_where=text("until IS NOT NULL"))
-Index(
-    "extents_live",  # an index of a file has one chunk at most
-    extents.c.ino,
-    extents.c.index,
-    unique=True,
-    sqlite_where=text("until IS NULL"),
-    postgresql_where=text("until IS NULL"),
-)
+_index_where("extents_replaced", "until IS NOT NULL", extents.c.until)
+# An index of a file has one chunk at most.
+_index_where("extents_live", "until IS NULL", extents.c.ino, extents.c.index, unique=True)
 
 chunks = Table(
     "chunks",
@@ -128,7 +131,7 @@ chunks = Table(
     Column("condemned_at", Float, nullable=True),  # seconds since the epoch
     sqlite_with_rowid=False,
 )
-Index("chunks_condemned", chunks.c.condemned_at, sqlite_where=text("condemned_at IS NOT NULL"))
+_index_where("chunks_condemned", "condemned_at IS NOT NULL", chunks.c.condemned_at)
 Index("chunks_copies", chunks.c.copies)
 
 replicas = Table(

@@ -9,8 +9,6 @@ import errno
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable
 
 from clients.files import ChunkClient
 from clients.storage import StorageClient
@@ -30,7 +28,7 @@ INVENTORY_PAGE = 10000
 
 
 class Agent:
-    """``requests`` tells how many requests the server has answered so far."""
+    """Its threads begin with ``start``."""
 
     def __init__(
         self,
@@ -39,13 +37,11 @@ class Agent:
         directory: StorageClient,
         addresses: Addresses,
         peers: ChunkClient,
-        requests: Callable[[], int],
     ) -> None:
         self._config = config
         self._store = store
         self._directory = directory
         self._addresses = addresses
-        self._requests = requests
         self._identity = identity(config.root)
         self._work = Work(store, peers, self.wake_up)
         self._stopping = threading.Event()
@@ -53,7 +49,6 @@ class Agent:
         self._inventory_due = threading.Event()
         self._heartbeat_seconds = 1.0
         self._answers = True
-        self._counted = (0, time.monotonic())
         self._threads = [
             threading.Thread(target=self._live, name="heart", daemon=True),
             threading.Thread(target=self._take_inventories, name="inventory", daemon=True),
@@ -130,9 +125,7 @@ class Agent:
         self._wake.clear()  # before the reports are looked at: what comes after wakes again
         reports = self._work.reports()
         space = self._store.space()
-        message = Heartbeat(
-            space.total_bytes, space.free_bytes, self._store.count, self._requests_per_second(), *reports
-        )
+        message = Heartbeat(space.total_bytes, space.free_bytes, *reports)
         try:
             tasks = self._directory.heartbeat(self.id, message)
         except OSError as error:
@@ -142,12 +135,6 @@ class Agent:
         self._work.confirmed(*reports)
         self._addresses.learn(tasks.servers)
         self._work.take(tasks)
-
-    def _requests_per_second(self) -> float:
-        count, now = self._requests(), time.monotonic()
-        before, then = self._counted
-        self._counted = (count, now)
-        return (count - before) / max(now - then, 1e-3)
 
     def _take_inventories(self) -> None:
         wait_seconds = self._config.inventory_seconds

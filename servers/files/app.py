@@ -29,9 +29,7 @@ class FileServer:
         directory = StorageClient(wire, config.directory_url, keyring)
         self.store = ChunkStore(config)
         self.addresses = Addresses(lambda: self.agent.wake_up())
-        self.agent = Agent(
-            config, self.store, directory, self.addresses, peers, lambda: self._service.requests
-        )
+        self.agent = Agent(config, self.store, directory, self.addresses, peers)
         self.scrub = Scrub(self.store, config.scrub_seconds, self.agent.lost)
         self._service = FilesService(
             config, self.store, self.addresses, peers, lambda: self.agent.id, self.scrub.doubt

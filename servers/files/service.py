@@ -5,7 +5,6 @@ those. A secondary that is away costs one silence, then it is left alone for a w
 """
 
 import errno
-import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -44,9 +43,6 @@ class FilesService:
         self._doubt = doubt
         self._places = threading.BoundedSemaphore(config.forwarding_requests_max)
         self._forwarding = ThreadPoolExecutor(64, thread_name_prefix="forward")
-        self._requests = itertools.count(1)
-        self.requests = 0
-        """How many were answered since the start."""
 
     def close(self) -> None:
         """Waits for what is being forwarded."""
@@ -54,7 +50,6 @@ class FilesService:
 
     def get(self, chunk_id: bytes) -> bytes:
         """The chunk's bytes. ENOENT if it is not here, EIO if the disk does not give it back whole."""
-        self.requests = next(self._requests)
         try:
             return self._store.get(chunk_id)
         except OSError as error:
@@ -70,7 +65,6 @@ class FilesService:
     def put(self, chunk_id: bytes, message: PutChunk, request_id: str) -> Stored:
         """Stores the chunk here and on ``message.forward``. Raises EBADMSG, ENOSPC, or Unavailable while
         the directory does not know this server, or too many requests wait for secondaries."""
-        self.requests = next(self._requests)
         verify(chunk_id, message.data)
         own_id = self._own_id()
         if not own_id:

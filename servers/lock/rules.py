@@ -110,8 +110,8 @@ class Rules:
             turn.ends(now + self._config.place_seconds)
         turn.settled.extend((who.session, ino) for ino in mine)
         answers = {row.ino: self._granted(row) for row in (*look.mine, *granted)}
-        answers.update((ino, _refused(look, ino, who.session)) for ino in look.taken)
-        return Acquired([answers[ino] for ino in look.inos], self._config.lease_seconds)
+        answers.update((ino, _refused(look, ino)) for ino in look.taken)
+        return Acquired([answers[ino] for ino in look.inos])
 
     def leave(self, turn: Turn, session: int, inos: Sequence[int]) -> None:
         """Gives up the session's places. Call ``pass_on`` afterwards."""
@@ -177,9 +177,7 @@ class Rules:
         return LockAnswer(row.ino, row.token, grant)
 
 
-def _refused(look: Look, ino: int, session: int) -> LockAnswer:
-    """Who has it, or for whom it is reserved, and how many were in the queue before this session."""
-    queue = look.queues[ino]
-    holder: Who = look.locks.get(ino) or queue[0]
-    ahead = next((index for index, row in enumerate(queue) if row.session == session), len(queue))
-    return LockAnswer(ino, holder=f"{holder.user}@{holder.client}", ahead=ahead)
+def _refused(look: Look, ino: int) -> LockAnswer:
+    """Who has it, or for whom it is reserved."""
+    holder: Who = look.locks.get(ino) or look.queues[ino][0]
+    return LockAnswer(ino, holder=f"{holder.user}@{holder.client}")

@@ -109,10 +109,9 @@ class LockService:
         """Renewed. A lease that is over but not ended yet goes on: nobody else had the lock since."""
 
         def run(turn: Turn) -> Renewed:
-            lease_seconds = self._config.lease_seconds
-            expires = self._config.clock() + lease_seconds
+            expires = self._config.clock() + self._config.lease_seconds
             held = self._store.extend_all(turn.connection, ticket.session, expires)
-            return Renewed(held, self._store.wanted(turn.connection, ticket.session), lease_seconds)
+            return Renewed(held, self._store.wanted(turn.connection, ticket.session))
 
         return self._once(ticket, counter, message.acked, run)
 

@@ -460,8 +460,6 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     total_bytes: Count
     free_bytes: Count
-    chunks: Count
-    requests_per_second: float = 0.0
     deleted: Annotated[list[ChunkId], Meta(max_length=20000)] = []
     copied: Annotated[list[ChunkId], Meta(max_length=20000)] = []
     missing: Annotated[list[ChunkId], Meta(max_length=20000)] = []
