@@ -16,6 +16,7 @@ from wire.messages.directory import (
     GetPlacement,
     GetTarget,
     GetXattrs,
+    KnownServers,
     List,
     Listing,
     Manifest,
@@ -106,6 +107,10 @@ class DirectoryClient:
         """Where new chunks should go."""
         return self._channel.call("POST", "/v1/placement", GetPlacement(count), Placement)
 
+    def known_servers(self) -> KnownServers:
+        """All file servers: where they are, and how."""
+        return self._channel.call("GET", "/v1/servers/known", None, KnownServers)
+
     def servers(self) -> Servers:
-        """All file servers, and how the chunks fare."""
+        """As ``known_servers``, with what is counted: how the chunks fare. It may take seconds."""
         return self._channel.call("GET", "/v1/servers", None, Servers)

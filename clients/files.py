@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from clients.session import Channel, Keyring, Wire, backoff_seconds
 from wire.chunking import fits
 from wire.errors import TicketRefused, Unavailable, fail
-from wire.messages.common import ServerAddress
+from wire.messages.common import Empty, ServerAddress
 from wire.messages.files import PutChunk, Stored
 from wire.tickets import Role
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 PUT_SILENCE_SECONDS = 8.0
 """More than a primary waits for its secondaries."""
 GET_SILENCE_SECONDS = 3.0
+DOUBT_SILENCE_SECONDS = 1.0
 
 
 class ChunkClient:
@@ -49,7 +50,7 @@ class ChunkClient:
             left = self._alive_first(servers)
             while left:
                 primary, left = left[0], left[1:]
-                message = PutChunk(data, [server for server in left if not self.is_away(server)])
+                message = PutChunk(data, [server.id for server in left if not self.is_away(server)])
                 try:
                     return self.put_once(primary, chunk_id, message, silence_seconds)
                 except OSError as error:
@@ -98,8 +99,18 @@ class ChunkClient:
         path = f"/v1/chunks/{chunk_id.hex()}"
         data = self._channel(server).call_bytes("GET", path, None, wait_seconds=silence_seconds)
         if not fits(chunk_id, data):
+            self._doubt(server, path)
             raise fail(errno.EBADMSG, "what it answered is not that chunk")
         return data
+
+    def _doubt(self, server: ServerAddress, path: str) -> None:
+        """Tells the server to look at its chunk. If it does not hear, its scrub will see."""
+        try:
+            self._channel(server).call(
+                "POST", f"{path}/doubt", Empty(), Empty, wait_seconds=DOUBT_SILENCE_SECONDS
+            )
+        except OSError as error:
+            log.info("server %d was not told of its damage: %s", server.id, error.strerror)
 
     def _alive_first(self, servers: list[ServerAddress]) -> list[ServerAddress]:
         return sorted(servers, key=self.is_away)

@@ -36,7 +36,8 @@ def locks(realm: str, as_json: bool, broken: int | None) -> None:
     with own_services(realm) as services:
         if broken is not None:
             services.lock.break_lock(broken)
-        found = services.lock.locks().locks
+        answer = services.lock.locks()
+        found = answer.locks
         inos = [lock.ino for lock in found]
         paths = [
             path
@@ -55,6 +56,8 @@ def locks(realm: str, as_json: bool, broken: int | None) -> None:
         for lock, path in zip(found, paths, strict=True)
         if path is not None or lock.queue  # mounts keep numbers locked for files that are still to be made
     ]
+    if answer.more:
+        click.echo("There are more locks and waiters than are shown here.", err=True)
     if as_json:
         click.echo(msgspec.json.encode(shown).decode())
     else:

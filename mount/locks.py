@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from clients.lock import LockClient
 from wire.errors import Busy, Unavailable, fail
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 STOCK = 64
 """Inode numbers reserved and locked at a time."""
+
+STOCK_SECONDS = 86400.0
+"""How long a number stays in the stock; the directory forgets after a week for whom it was reserved."""
 
 POLL_SECONDS = 5.0
 """One held-back request: a grant to a waiter that has died meanwhile costs the next one this and a lease."""
@@ -43,6 +46,7 @@ class WriteLock:
     grant: bytes
     is_fresh: bool = False
     """Of an inode that this session has made: hardly anybody can be waiting for it yet."""
+    since: float = field(default_factory=time.monotonic, compare=False)
 
 
 class WriteLocks:
@@ -207,6 +211,7 @@ class WriteLocks:
 
     def _renew_loop(self) -> None:
         while not self._stop.wait(self._renew_seconds):
+            self._give_up_old_stock()
             with self._guard:
                 known = {**self._held, **{lock.ino: lock for lock in self._stock}}
                 asked = set(self._asking)
@@ -225,6 +230,14 @@ class WriteLocks:
             held = {(lock.ino, lock.token) for lock in renewed.held}
             self._forget([lock for lock in known.values() if (lock.ino, lock.token) not in held])
             self._give_back_unheard(renewed.held, asked)
+
+    def _give_up_old_stock(self) -> None:
+        with self._guard:
+            while self._stock and time.monotonic() - self._stock[0].since > STOCK_SECONDS:
+                lock = self._stock.popleft()
+                self._to_release[lock.ino] = lock
+                self._refill.set()
+            self._guard.notify_all()
 
     def _give_back_unheard(self, held: list[Held], asked: set[int]) -> None:
         """A grant whose answer never came would be renewed for ever."""

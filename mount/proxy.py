@@ -48,6 +48,8 @@ class Proxy:
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
         self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
         self.on_lock_lost: Callable[[int], None] = lambda _ino: None
+        self.on_renewal: Callable[[], None] = lambda: None
+        """Called after each renewal of the tickets, which is at least once an hour."""
         self.uploads = ThreadPoolExecutor(TRANSFERS, "upload")
         self.downloads = ThreadPoolExecutor(TRANSFERS, "download")
         self._placement = _Placement(self.directory)
@@ -90,8 +92,8 @@ class Proxy:
     def addresses(self, server_ids: Sequence[int]) -> list[ServerAddress]:
         """Where these servers are; asked for again if one was never heard of."""
         if any(number not in self._servers for number in server_ids):
-            for state in self.directory.servers().servers:
-                self._servers[state.id] = ServerAddress(state.id, state.url)
+            for server in self.directory.known_servers().servers:
+                self._servers[server.id] = ServerAddress(server.id, server.url)
         return [self._servers[number] for number in server_ids if number in self._servers]
 
     # Background
@@ -105,8 +107,9 @@ class Proxy:
             try:
                 self.keyring.renew()
                 pause = max(1.0, self.keyring.seconds_until_renewal())
+                self.on_renewal()
             except OSError as error:
-                log.info("the tickets could not be renewed: %s", error)
+                log.info("the tickets or what goes with them could not be renewed: %s", error)
                 pause = min(60.0, pause)
 
 

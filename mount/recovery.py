@@ -151,7 +151,7 @@ def _commit(proxy: Proxy, node: Node) -> bool:
         node.copy.abort_commit()
         node.lock = lock
         committer.commit(node)
-    except Conflict:
+    except (Conflict, PermissionError):  # the leave to write was the dead mount's, or another user's
         return False
     finally:
         proxy.write_locks.release(node.ino)

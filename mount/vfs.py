@@ -20,12 +20,13 @@ from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, fail
-from wire.limits import FILE_BYTES_MAX
+from wire.limits import FILE_BYTES_MAX, OPS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
     Attr,
     Create,
     Drop,
+    Hold,
     OpenWrite,
 )
 from wire.names import check_name
@@ -80,6 +81,7 @@ class Vfs(Contents):
         self._lock_wait_seconds = lock_wait_seconds
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
         proxy.on_lock_lost = self._on_lock_lost
+        proxy.on_renewal = self._renew_holds
 
     def start(self) -> None:
         """Starts the background write-back."""
@@ -335,6 +337,12 @@ class Vfs(Contents):
             finally:
                 if not was_locked:
                     self._let_go(node)
+
+    def _renew_holds(self) -> None:
+        """Tells the directory what is open here and has no name: what it does not hear of for days goes."""
+        nameless = [node.ino for node in self._table.nodes() if node.attr.nlink == 0]
+        for first in range(0, len(nameless), OPS_MAX):
+            self._proxy.directory.mutate([Hold(nameless[first : first + OPS_MAX])])
 
     def _on_saved_late(self, node: Node) -> None:
         with node.gate:

@@ -13,11 +13,13 @@ files      no           files, join (also makes receipts)           no
 So a stolen file server opens no directory session. Each service reads one file of its own.
 """
 
+import errno
 import os
 from pathlib import Path
 
 import msgspec
 
+from servers.durable import replace
 from wire.errors import fail
 from wire.sealing import new_key, new_private_key
 from wire.tickets import CLIENT_ROLES, Role
@@ -52,12 +54,7 @@ def new_realm_keys() -> dict[str, ServiceKeys]:
 def write_keys(path: Path, keys: ServiceKeys) -> None:
     """Durably writes a key file that only its owner can read (0600 in a 0700 folder)."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(keys))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    replace(path, msgspec.json.encode(keys))
 
 
 def read_keys(path: Path) -> ServiceKeys:
@@ -65,4 +62,4 @@ def read_keys(path: Path) -> ServiceKeys:
     try:
         return msgspec.json.decode(path.read_bytes(), type=ServiceKeys)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise fail(22, f"{path} is not a key file: {error}") from error
+        raise fail(errno.EINVAL, f"{path} is not a key file: {error}") from error

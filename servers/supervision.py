@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from servers.durable import replace
 from servers.keys import new_realm_keys, read_keys, write_keys
 from wire.errors import fail
 from wire.sealing import fingerprint, public_key_of
@@ -124,16 +125,13 @@ class RealmRoot:
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise fail(errno.EINVAL, f"{path} is damaged: {error}") from error
 
-    def settle(self, changes: Changes) -> Settings:
-        """The settings with ``changes``, recorded durably."""
-        settings = _merge(self.read_settings(), changes)
-        temporary = self.path / "realm.json.new"
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path / "realm.json")
-        return settings
+    def settings(self, changes: Changes) -> Settings:
+        """The settings with ``changes``."""
+        return _merge(self.read_settings(), changes)
+
+    def record(self, settings: Settings) -> None:
+        """The settings are these from now on, durably."""
+        replace(self.path / "realm.json", msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
 
     def plans(self, settings: Settings) -> list[Plan]:
         """The processes of the realm."""

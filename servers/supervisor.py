@@ -18,19 +18,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from clients.session import Channel, HttpWire, Keyring
 from servers.keys import read_keys
+from servers.minting import mint
 from servers.supervision import Changes, Plan, RealmRoot, Settings, is_free, rotate, tail
 from servers.supervision_child import Child
 from servers.supervision_control import REMAINS_SECONDS, Ask, ControlServer, RootLock, Told, ask
 from wire.errors import Busy, DfsError, Unavailable, fail
-from wire.messages.auth import Credential, Session
-from wire.messages.directory import Servers
-from wire.sealing import new_key
-from wire.tickets import Role, Ticket, seal_ticket
+from wire.messages.directory import KnownServers, Servers
+from wire.tickets import Role
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", KnownServers, Servers)
 
 START_SECONDS = 60.0
 LOOK_AGAIN_SECONDS = 0.05
@@ -72,7 +74,7 @@ class Supervisor:
             fingerprint=self._root.fingerprint(),
             pid=os.getpid(),
             services=[child.status() for child in self._children.values()],
-            servers=self._file_servers(),
+            servers=self._ask_directory("/v1/servers", Servers),
         )
 
     def _close(self) -> None:
@@ -125,7 +127,7 @@ class Supervisor:
         while missing:
             if time.monotonic() > deadline:
                 raise self._did_not_start(self._children[min(missing)].plan)
-            if known := self._file_servers():
+            if known := self._ask_directory("/v1/servers/known", KnownServers):
                 missing -= {server.name for server in known.servers if server.state == "alive"}
             time.sleep(LOOK_AGAIN_SECONDS if missing else 0.0)
 
@@ -133,7 +135,7 @@ class Supervisor:
         end = tail(plan.log)
         return DfsError(f"{plan.name} did not start; the end of {plan.log}:\n{end}")
 
-    def _file_servers(self) -> Servers | None:
+    def _ask_directory(self, path: str, answer: type[T]) -> T | None:
         """The directory's word, asked with a ticket made from its own keys; None if it is away."""
         keys = read_keys(self._root.keys("directory")).tickets
         channel = Channel(
@@ -144,20 +146,16 @@ class Supervisor:
             deadline_seconds=LOOK_SECONDS,
         )
         try:
-            return channel.call("GET", "/v1/servers", None, Servers)
+            return channel.call("GET", path, None, answer)
         except Unavailable:
             return None
 
 
 def _own_keyring(ticket_key: bytes) -> Keyring:
     """A directory session that lasts for one look and belongs to no user."""
-    number = int.from_bytes(os.urandom(7)) + 1
-    key, expires, nobody = new_key(), time.time() + 60.0, 65534
-    ticket = Ticket(
-        Role.DIRECTORY, number, "supervisor", nobody, [nobody], False, False, "supervisor", key, expires
-    )
-    credential = Credential(Role.DIRECTORY, key, seal_ticket(ticket_key, ticket))
-    return Keyring(Session(number, "supervisor", nobody, [nobody], False, False, expires, 60.0, [credential]))
+    keys = {Role.DIRECTORY: ticket_key}
+    number, name = int.from_bytes(os.urandom(7)) + 1, "supervisor"
+    return Keyring(mint(keys, keys, number, name, name, now=time.time(), life_seconds=60.0))
 
 
 def run(root: RealmRoot, changes: Changes, ready: Callable[[Told], None]) -> None:
@@ -168,10 +166,11 @@ def run(root: RealmRoot, changes: Changes, ready: Callable[[Told], None]) -> Non
     lock = _take(root)  # until this process and all that inherited the lock have ended
     _log_to(root)
     root.make_keys()
-    settings = root.settle(changes)
+    settings = root.settings(changes)
     for name, port in settings.ports.items():
         if not is_free(settings.host, port):
             raise fail(errno.EADDRINUSE, f"port {port}, for {name}, is taken: choose others with --port")
+    root.record(settings)
     Supervisor(root, settings, lock).run(ready)
 
 

@@ -63,7 +63,7 @@ def test_who_needs_a_new_ticket_shares_one_deadline() -> None:
         time.sleep(DEADLINE_SECONDS)
         raise Unavailable("the authentication server is away")
 
-    keyring = Keyring(Session(1, "alice", 1, [1], False, False, 0.0, 3600.0, []), renew)
+    keyring = Keyring(Session(1, "alice", 1, [1], False, False, 3600.0, []), renew)
     with ThreadPoolExecutor(THREADS) as pool:
         failures = list(pool.map(lambda _: outcome(keyring.renew), range(THREADS)))
     assert all(isinstance(failure, Unavailable) for failure in failures)

@@ -127,6 +127,7 @@ ROUTES = [
         }.items()
     ),
     Route("directory", "GET", "/v1/servers", Role.DIRECTORY),
+    Route("directory", "GET", "/v1/servers/known", Role.DIRECTORY),
     Route("directory", "GET", "/v1/statfs", Role.DIRECTORY),
     Route(
         "directory",
@@ -141,7 +142,7 @@ ROUTES = [
         "POST",
         "/v1/servers/<int:server>/heartbeat",
         Role.JOIN,
-        [directory.Heartbeat(7, 3, 1, 0.5, [CHUNK], [CHUNK], [])],
+        [directory.Heartbeat(7, 3, [CHUNK], [CHUNK], [])],
         True,
     ),
     Route(
@@ -158,6 +159,7 @@ ROUTES = [
     Route("lock", "POST", "/v1/locks/break", Role.LOCK, [lock.Break(1, FILE)], True),
     Route("lock", "GET", "/v1/locks", Role.LOCK),
     Route("files", "PUT", "/v1/chunks/<chunk>", Role.FILES, [files.PutChunk(DATA)]),
+    Route("files", "POST", "/v1/chunks/<chunk>/doubt", Role.FILES, [Empty()]),
     Route("files", "GET", "/v1/chunks/<chunk>", Role.FILES),
 ]
 TAKING = [route for route in ROUTES if route.messages]
@@ -654,7 +656,8 @@ def test_a_chunk_is_not_forwarded_to_what_is_no_address(tmp_path: Path) -> None:
             f"http://{'a' * 300}",
             "http://h:x",
         ):
-            message = files.PutChunk(DATA, [ServerAddress(2, url)])
+            server.addresses.learn([ServerAddress(2, url)])
+            message = files.PutChunk(DATA, [2])
             assert chunks.put_once(ServerAddress(1, "http://files"), CHUNK, message, 1.0).servers == [1], url
 
 

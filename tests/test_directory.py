@@ -308,6 +308,9 @@ def test_an_inode_number_is_no_way_round_a_closed_directory(alice: User, bob: Us
         SetAttr(file.ino, mtime_now=True),
         SetXattr(file.ino, b"user.a", b""),
         OpenWrite(file.ino, bob.grant(file.ino, 1)),
+        commit(file, bob.grant(file.ino, 1), 0, []),
+        Commit(file.ino, bob.grant(file.ino, 1), 0, b"1" * 16, 0, 0, []),
+        commit(inner, bob.grant(inner.ino, 1), 0, []),
         Link(file.ino, ROOT_INO, b"stolen"),
     ]
     for op in ops:
@@ -358,6 +361,8 @@ def test_chown_and_chmod_are_for_owners(alice: User, bob: User, root: User) -> N
         SetAttr(file.ino, uid=BOB),
         SetAttr(file.ino, mtime=1),
         SetAttr(file.ino, mtime_now=True, atime=1),
+        SetAttr(file.ino, mtime_now=True),
+        SetAttr(file.ino, atime_now=True),
     ]
     for op in ops:
         with fails(errno.EPERM):
@@ -365,7 +370,7 @@ def test_chown_and_chmod_are_for_owners(alice: User, bob: User, root: User) -> N
     bob.do(SetAttr(file.ino, atime_now=True, mtime_now=True))
     alice.do(SetAttr(file.ino, mode=0o600))
     with fails(errno.EACCES):
-        bob.do(SetAttr(file.ino, mtime_now=True))
+        bob.do(SetAttr(file.ino, atime_now=True, mtime_now=True))
     with fails(errno.EPERM):
         alice.do(SetAttr(file.ino, uid=BOB))
     with fails(errno.EPERM):
@@ -603,6 +608,7 @@ def test_a_commit_makes_a_version_and_the_old_one_stays_readable(realm: Director
     assert placed(alice, file.ino) == {0: chunks[0].id, 1: new.id}
     alice.do(commit(third, grant, 4 * CHUNK_BYTES, [], keep=CHUNK_BYTES))
     assert placed(alice, file.ino) == {0: chunks[0].id}
+    assert alice.client.manifest(file.ino, first=2**63 - 1).chunks == []
     with fails(errno.ESTALE):
         alice.client.manifest(file.ino, 12345)
 
@@ -722,6 +728,41 @@ def test_who_opens_needs_permission_and_who_commits_the_grant(alice: User, bob: 
         bob.client.manifest(file.ino)
 
 
+def test_a_lock_without_an_opening_commits_only_what_may_be_written(alice: User, bob: User) -> None:
+    file, _ = alice.open_new(b"f")
+    file = alice.do(SetAttr(file.ino, mode=0o600))
+    for base in (0, file.version):
+        with fails(errno.EACCES):
+            bob.do(Commit(file.ino, bob.grant(file.ino, 2), base, b"2" * 16, 0, 0, []))
+    assert alice.attr(file.ino) == file
+    alice.do(SetAttr(file.ino, mode=0o444))
+    file = alice.do(commit(file, alice.grant(file.ino, 3), 0, []))  # a lock that was lost and taken again
+    with fails(errno.EACCES):
+        bob.do(commit(file, bob.grant(file.ino, 4), 0, []))
+    alice.do(SetAttr(file.ino, mode=0o666))
+    file = bob.do(commit(file, bob.grant(file.ino, 5), 0, []))
+    alice.do(SetAttr(file.ino, mode=0o600))
+    bob.do(commit(file, bob.grant(file.ino, 5), 0, []))  # as through a descriptor that is open
+
+
+def test_an_old_version_is_for_who_could_read_it_then(
+    realm: DirectoryRealm, alice: User, bob: User, root: User
+) -> None:
+    file, grant = alice.open_new(b"f")
+    secret = alice.do(commit(file, grant, 10, [], mode=0o600))
+    public = alice.do(commit(secret, grant, 20, [], mode=0o644))
+    assert bob.client.manifest(file.ino).size == 20
+    with fails(errno.EACCES):
+        bob.client.manifest(file.ino, secret.version)
+    last = alice.do(commit(public, grant, 30, []))
+    assert bob.client.manifest(file.ino, public.version).size == 20
+    root.do(SetAttr(file.ino, uid=BOB, mode=0o600))
+    for user, version in ((bob, secret.version), (alice, public.version), (alice, last.version)):
+        with fails(errno.EACCES):
+            user.client.manifest(file.ino, version)
+    assert root.client.manifest(file.ino, secret.version).size == 10
+
+
 def test_an_orphan_can_be_committed(realm: DirectoryRealm, alice: User) -> None:
     server = realm.add_file_server()
     file, grant = alice.open_new(b"f")
@@ -731,6 +772,8 @@ def test_an_orphan_can_be_committed(realm: DirectoryRealm, alice: User) -> None:
 
 
 def test_reserved_numbers_belong_to_their_session(alice: User, bob: User) -> None:
+    with fails(errno.EINVAL):
+        alice.client.mutate([Reserve(1000), Reserve(25)])
     inos = alice.client.mutate([Reserve(3)])[0].inos
     assert len(set(inos)) == 3
     with fails(errno.EINVAL):
@@ -750,3 +793,5 @@ def test_statfs_placement_and_servers_are_asked_through_the_client(
     assert alice.client.statfs().inodes == 1
     assert alice.client.placement(1).sets[0][0].id == server
     assert [state.id for state in alice.client.servers().servers] == [server]
+    known = alice.client.known_servers().servers
+    assert [(one.id, one.name, one.state) for one in known] == [(server, "f", "alive")]

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from clients.session import Channel, Keyring
 from servers.database import Database, sqlite_url
-from servers.directory import chunks
+from servers.directory import chunks, store
 from servers.directory.config import DirectoryConfig
 from servers.directory.fileservers import FileServer
 from servers.directory.placement import choose_sets, distinct_bytes
@@ -28,11 +28,14 @@ from servers.directory.schema import chunks as chunk_rows
 from servers.directory.schema import extents, holds, inodes, metadata, replicas, versions, xattrs
 from servers.directory.storage import Storage
 from servers.directory.storage_routes import add_storage_routes
+from servers.directory.tasks import TaskBook
 from servers.keys import ServiceKeys, new_realm_keys
 from servers.web import Door
 from tests.support.inprocess import InProcessWire, all_ticket_keys, make_keyring
 from wire.errors import Replayed, TicketRefused, Unavailable
+from wire.messages.common import ServerAddress
 from wire.messages.directory import (
+    CopyTask,
     GetPlacement,
     Heartbeat,
     Inventory,
@@ -109,7 +112,7 @@ class World:
         missing: Sequence[bytes] = (),
     ) -> Tasks:
         message = Heartbeat(
-            100 * GIB, free, 0, deleted=list(deleted), copied=list(copied), missing=list(missing)
+            100 * GIB, free, deleted=list(deleted), copied=list(copied), missing=list(missing)
         )
         return self.storage.heartbeat(server, message)
 
@@ -387,6 +390,52 @@ def test_a_copy_that_is_not_reported_is_given_again(world: World) -> None:
     assert copies_of(world.beat(b)) == [chunk]
 
 
+def test_holds_and_reserved_numbers_that_are_not_renewed_go_after_a_week(world: World) -> None:
+    def change(connection: Connection) -> None:
+        store.reserve(connection, [5], 1, world.now)
+        store.hold(connection, [7, 8], 1, world.now)
+
+    world.database.write(change)
+    world.now += 6 * DAY
+    world.database.write(lambda connection: store.hold(connection, [8], 1, world.now))
+    for days, held, used_up in ((0, {7, 8}, True), (2, {8}, False), (6, set(), False)):
+        world.now += days * DAY
+        world.storage.maintain()
+        with world.database.read() as connection:
+            assert store.held(connection, [7, 8], 1) == held
+        assert world.database.write(lambda connection: store.use_up(connection, 5, 1)) == used_up
+        if used_up:
+            world.database.write(lambda c: store.reserve(c, [5], 1, world.now - 6 * DAY))
+
+
+def test_what_took_long_to_count_is_used_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    on = [world.join()]
+    assert world.storage.servers().chunks == 0
+    world.file(os.urandom(48), on=on)
+    monkeypatch.setattr("servers.directory.storage.COUNTING_SECONDS", -1)
+    monkeypatch.setattr("servers.directory.storage.COUNTING_REST", 10**9)
+    assert world.storage.servers().chunks == 1
+    world.file(os.urandom(48), on=on)
+    assert world.storage.servers().chunks == 1
+    assert world.storage.servers().servers[0].state == "alive"
+
+
+def test_what_a_server_shall_get_it_shall_delete_no_more() -> None:
+    tasks = TaskBook()
+    kept, goes = os.urandom(48), os.urandom(48)
+    tasks.add_deletes(1, [kept, goes])
+    tasks.add_copy(1, CopyTask(kept, 1, []))
+    assert tasks.take(1, START).delete == [goes]
+
+
+def test_a_heartbeat_is_told_where_chunks_may_be_forwarded_to(world: World) -> None:
+    servers = [world.join() for _ in range(3)]
+    assert [server.id for server in world.beat(servers[0]).servers] == servers
+    world.sleep(REPAIR_DELAY + 20, beating=servers[:2])
+    world.storage.maintain()
+    assert [server.id for server in world.beat(servers[0]).servers] == servers[:2]
+
+
 def test_no_more_copies_are_planned_than_servers_live(tmp_path: Path) -> None:
     world = World(tmp_path, replicas=3)
     a, b = world.join(), world.join()
@@ -659,7 +708,7 @@ def test_an_orphan_goes_after_the_retention_unless_it_is_held(world: World) -> N
         assert set(connection.scalars(select(inodes.c.ino))) == {held_ino, linked_ino}
         assert set(connection.scalars(select(versions.c.ino))) == {held_ino, linked_ino}
         assert not connection.scalars(select(xattrs.c.ino)).all()
-    world.now += 3 * DAY  # the session that held it is over
+    world.now += 8 * DAY  # the session that held it was not heard any more
     world.storage.maintain()
     world.storage.maintain()
     assert world.chunk(held) == (0, 1, True)
@@ -897,8 +946,10 @@ def test_file_servers_join_and_clients_look_but_do_not_join(tmp_path: Path) -> N
     with pytest.raises(Unavailable):
         client.call("POST", "/v1/placement", GetPlacement(3), Placement)
     number = server.mutate("/v1/servers", lambda _: registration, Registered).id
-    beat = Heartbeat(100 * GIB, 50 * GIB, 0)
-    assert server.mutate(f"/v1/servers/{number}/heartbeat", lambda _: beat, Tasks) == Tasks()
+    beat = Heartbeat(100 * GIB, 50 * GIB)
+    assert server.mutate(f"/v1/servers/{number}/heartbeat", lambda _: beat, Tasks) == Tasks(
+        servers=[ServerAddress(number, "http://one")]
+    )
     with pytest.raises(Replayed):
         server.call("POST", f"/v1/servers/{number}/heartbeat", beat, Tasks, request_id=said(keyring, 1))
     for path, message in (("heartbeat", beat), ("inventory", Inventory([]))):

@@ -9,8 +9,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,10 +20,13 @@ from hypothesis import strategies as st
 from clients.files import ChunkClient
 from clients.session import Answer
 from servers.files import store as store_module
+from servers.files.addresses import Addresses
 from servers.files.app import FileServer
 from servers.files.config import FilesConfig
-from servers.files.disk import identity
+from servers.files.disk import ChunkFiles, identity
+from servers.files.scrub import DOUBTED_MAX, Scrub
 from servers.files.store import ChunkStore, State
+from servers.files.tasks import Work
 from servers.keys import new_realm_keys
 from servers.web import Call, Door
 from tests.support.inprocess import InProcessWire, make_keyring
@@ -66,6 +71,8 @@ class FakeDirectory:
         self.heartbeats: list[Heartbeat] = []
         self.inventories: list[Inventory] = []
         self.tasks = Tasks()
+        self.servers: list[ServerAddress] = []
+        self.on_page: Callable[[], object] = lambda: None
         self.unknown: list[bytes] = []
         self.older_than_seconds = 3600.0
         self.ids: dict[bytes, int] = {}
@@ -96,12 +103,14 @@ class FakeDirectory:
                 raise fail(errno.ENOENT, "register again")
             self.heartbeats.append(call.message(Heartbeat))
             self.changed.notify_all()
-            return self.tasks
+            return msgspec.structs.replace(self.tasks, servers=self.servers)
 
     def _inventory(self, call: Call, server: int) -> InventoryAnswer:
         message = call.message(Inventory)
         with self.changed:
             self.inventories.append(message)
+            if message.chunks:
+                self.on_page()
             self.changed.notify_all()
             unknown = [chunk_id for chunk_id in message.chunks if chunk_id in self.unknown]
             return InventoryAnswer(unknown, self.older_than_seconds)
@@ -130,6 +139,8 @@ class Realm:
         server.agent.id = number
         self.wire.apps[f"http://files{number}"] = server.app
         self.servers.append(server)
+        for other in self.servers:
+            other.addresses.learn(self.addresses(*range(1, number + 1)))
         return server
 
     def addresses(self, *numbers: int) -> list[ServerAddress]:
@@ -259,6 +270,30 @@ def test_an_unregistered_server_stores_nothing(realm: Realm) -> None:
         realm.client.put(realm.addresses(1), *chunk(SMALL))
 
 
+def test_a_put_that_comes_second_does_not_endanger_what_the_first_one_stored(
+    realm: Realm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = realm.add().store
+    chunk_id, data = chunk(LARGE)
+    stage = ChunkFiles.stage
+
+    def fails(_folder: Path) -> None:
+        raise fail(errno.EIO)
+
+    def first_one_is_faster(files: ChunkFiles, data: bytes) -> Path:
+        staged = stage(files, data)
+        monkeypatch.setattr(ChunkFiles, "stage", stage)
+        store.put(chunk_id, data)
+        monkeypatch.setattr("servers.files.disk.sync_folder", fails)
+        return staged
+
+    monkeypatch.setattr(ChunkFiles, "stage", first_one_is_faster)
+    store.put(chunk_id, data)
+    assert store.get(chunk_id) == data
+    assert store.count == 1
+    assert not list((realm.root / "1" / "new").iterdir())
+
+
 # Forwarding and receipts
 
 
@@ -289,12 +324,72 @@ def test_a_secondary_that_is_another_server_now_is_left_out(realm: Realm) -> Non
     assert realm.client.put(realm.addresses(1, 2), *chunk(SMALL)).servers == [1]
 
 
+def test_an_unknown_secondary_is_left_out(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers.files.addresses.ASK_SECONDS", 0.01)
+    realm.add()
+    seen = watch(realm)
+    servers = [*realm.addresses(1), ServerAddress(7, "http://files7")]
+    assert realm.client.put(servers, *chunk(SMALL)).servers == [1]
+    assert {host for host, _ in seen} == {"files1"}
+
+
+def test_the_directory_is_asked_for_a_server_that_has_just_joined(realm: Realm) -> None:
+    one, two = realm.addresses(1, 2)
+    addresses = Addresses(lambda: addresses.learn([two, one]))
+    assert addresses.find([1, 2]) == [one, two]
+
+
+def test_what_does_not_fit_is_not_forwarded(realm: Realm) -> None:
+    realm.add(), realm.add()
+    seen = watch(realm)
+    with pytest.raises(OSError, match="are not chunk"):
+        realm.client.put_once(realm.addresses(1)[0], chunk(1)[0], PutChunk(b"x", [2]), 1.0)
+    assert [host for host, _ in seen] == ["files1"]
+
+
+def test_a_put_that_fails_keeps_its_place_until_all_is_forwarded(
+    realm: Realm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    realm.add(forwarding_requests_max=1), realm.add()
+    under_way, refused, go_on = threading.Event(), threading.Event(), threading.Event()
+    inner = realm.wire.send
+
+    def refuse(_store: ChunkStore, _chunk_id: bytes, _data: bytes) -> None:
+        refused.set()
+        raise fail(errno.ENOSPC)
+
+    monkeypatch.setattr(ChunkStore, "put_verified", refuse)
+
+    def send(
+        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        if url.startswith("http://files2"):
+            under_way.set()
+            assert go_on.wait(10)
+        return inner(method, url, headers, body, silence_seconds)
+
+    realm.wire.send = send  # type: ignore[method-assign]
+    primary = realm.addresses(1)[0]
+
+    def put() -> None:
+        chunk_id, data = chunk(SMALL)
+        realm.client.put_once(primary, chunk_id, PutChunk(data, [2]), 1.0)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(put)
+        assert under_way.wait(10) and refused.wait(10)
+        with pytest.raises(Unavailable, match="wait for secondaries"):
+            put()
+        go_on.set()
+        assert isinstance(first.exception(), OSError)
+
+
 def test_a_request_is_forwarded_under_its_own_id(realm: Realm) -> None:
     realm.add(), realm.add()
     primary, secondary = realm.addresses(1, 2)
     seen = watch(realm)
     chunk_id, data = chunk(SMALL)
-    realm.client.put_once(primary, chunk_id, PutChunk(data, [secondary]), 1.0, "some-request")
+    realm.client.put_once(primary, chunk_id, PutChunk(data, [secondary.id]), 1.0, "some-request")
     assert seen == [("files1", "some-request"), ("files2", "some-request")]
 
 
@@ -302,7 +397,8 @@ def test_servers_that_wait_for_each_other_keep_threads_for_others(realm: Realm) 
     realm.add(forwarding_requests_max=0), realm.add()
     with pytest.raises(Unavailable, match="wait for secondaries"):
         first, second = realm.addresses(1, 2)
-        realm.client.put_once(first, chunk(1)[0], PutChunk(b"x", [second]), 1.0)
+        chunk_id, data = chunk(1)
+        realm.client.put_once(first, chunk_id, PutChunk(data, [second.id]), 1.0)
     assert realm.client.put(realm.addresses(1, 2), *chunk(SMALL)).servers == [2]
 
 
@@ -373,7 +469,8 @@ def test_a_bad_replica_costs_one_failover(
             silence(realm, "files1")
     seen = watch(realm)
     assert realm.client.get(realm.addresses(1, 2), chunk_id) == data
-    assert [host for host, _ in seen] == ["files1", "files2"]
+    told = ["files1"] if trouble == "lying" else []
+    assert [host for host, _ in seen] == ["files1", *told, "files2"]
 
 
 def silence(realm: Realm, host: str) -> None:
@@ -607,6 +704,59 @@ def test_the_scrub_sets_damaged_chunks_aside(
     assert server.scrub.scrub_once() == []
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_what_the_machine_fails_to_read_is_not_damaged_and_the_scrub_goes_on(
+    realm: Realm, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = realm.add()
+    chunks = sorted(chunk(size) for _ in range(2))
+    for chunk_id, data in chunks:
+        server.store.put(chunk_id, data)
+    spoil(server, realm.root / "1", chunks[1][0])
+    row, file = ChunkStore._row, ChunkFiles.read
+
+    def no_descriptors(store: ChunkStore, chunk_id: bytes) -> tuple[int, bytes | None] | None:
+        if chunk_id == chunks[0][0]:
+            raise fail(errno.EIO if size == SMALL else errno.EMFILE)
+        return row(store, chunk_id)
+
+    def no_memory(files: ChunkFiles, chunk_id: bytes, size: int, *, from_disk: bool = False) -> bytes:
+        if chunk_id == chunks[0][0]:
+            raise fail(errno.ENOMEM)
+        return file(files, chunk_id, size, from_disk=from_disk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkStore, "_row", no_descriptors)
+        assert server.scrub.scrub_once() == [chunks[1][0]]
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkFiles, "read", no_memory)
+        assert server.scrub.scrub_once() == []
+    assert server.store.get(chunks[0][0]) == chunks[0][1]
+
+
+def test_however_many_are_doubted_the_others_have_their_turn(
+    realm: Realm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = realm.add().store
+    stranger, ours = chunk(1)[0], chunk(SMALL)
+    store.put(*ours)
+    scrub = Scrub(store, 0.001, lambda _: None)
+    had_its_turn = threading.Event()
+
+    def look(_store: ChunkStore, chunk_id: bytes) -> State:
+        scrub.doubt(stranger)  # there is always one more
+        if chunk_id == ours[0]:
+            had_its_turn.set()
+        return State.OK
+
+    monkeypatch.setattr(ChunkStore, "set_aside_damaged", look)
+    for _ in range(2 * DOUBTED_MAX):
+        scrub.doubt(stranger)
+    scrub.start()
+    assert had_its_turn.wait(10)
+    scrub.close()
+
+
 # The life with the directory
 
 
@@ -641,10 +791,36 @@ def test_it_registers_and_beats_and_tells_what_it_has(living: Living) -> None:
     assert directory.inventories == [Inventory([], first=True), Inventory([], last=True)]
     chunk_id, data = chunk(LARGE)
     assert living.realm.client.put(living.realm.addresses(1), chunk_id, data).servers == [1]
-    directory.wait(lambda: directory.heartbeats[-1].chunks == 1)
+    directory.wait(lambda: directory.heartbeats[-1].free_bytes <= 10**9 - LARGE)
     assert directory.heartbeats[-1].total_bytes == 10**9
     assert directory.heartbeats[-1].free_bytes <= 10**9 - LARGE
     assert server.agent.id == 1
+
+
+def test_an_inventory_is_sent_though_the_first_heartbeat_fails(living: Living) -> None:
+    inner = living.realm.wire.send
+    beats = 0
+
+    def send(
+        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        nonlocal beats
+        if url.endswith("heartbeat") and (beats := beats + 1) == 1:
+            raise ReplyLost("lost on the way")
+        return inner(method, url, headers, body, silence_seconds)
+
+    living.realm.wire.send = send  # type: ignore[method-assign]
+    living.start()
+    living.directory.wait(lambda: len(living.directory.inventories) == 2)
+
+
+def test_it_forwards_to_servers_that_the_directory_names(living: Living) -> None:
+    realm, directory = living.realm, living.directory
+    living.start()
+    realm.add()
+    directory.servers = realm.addresses(1, 2)
+    directory.wait(lambda: len(directory.inventories) == 2)
+    assert realm.client.put(realm.addresses(1, 2), *chunk(SMALL)).servers == [1, 2]
 
 
 def test_it_waits_for_a_directory_that_starts_later(living: Living, caplog: pytest.LogCaptureFixture) -> None:
@@ -718,6 +894,41 @@ def test_a_report_is_repeated_until_it_arrived(living: Living) -> None:
     directory.wait(lambda: directory.heartbeats[-1].deleted == [])
 
 
+def test_what_goes_while_a_page_is_under_way_is_told_afterwards(living: Living) -> None:
+    directory = living.directory
+    server = living.realm.add()
+    server.agent.id = 0
+    stays, goes = chunk(SMALL), chunk(SMALL)
+    for chunk_id, data in (stays, goes):
+        server.store.put(chunk_id, data)
+    directory.on_page = lambda: server.store.delete(goes[0])
+    server.start()
+    directory.wait(lambda: any(beat.deleted == [goes[0]] for beat in directory.heartbeats))
+    assert any(goes[0] in page.chunks for page in directory.inventories)
+
+
+def test_only_the_later_word_about_a_chunk_is_reported(realm: Realm) -> None:
+    server = realm.add()
+    copied, deleted, lost = chunk(SMALL), chunk(SMALL), chunk(SMALL)
+    work = Work(server.store, realm.client, lambda: None)
+    work.gone([copied[0], deleted[0]])
+    work.lost(lost[0])
+    assert work.reports() == ([copied[0], deleted[0]], [], [lost[0]])
+    for chunk_id, data in (copied, lost):
+        server.store.put(chunk_id, data)
+    reported = threading.Event()
+    work = Work(server.store, realm.client, reported.set)
+    work.take(Tasks(copy=[CopyTask(copied[0], SMALL, [])]))
+    assert reported.wait(10)
+    work.gone([copied[0], deleted[0]])
+    work.lost(lost[0])
+    assert work.reports() == ([deleted[0]], [copied[0]], [])
+    work.gone([copied[0]])
+    server.store.delete(copied[0])
+    assert work.reports() == ([deleted[0], copied[0]], [], [])
+    work.close()
+
+
 def test_the_inventory_comes_in_pages_and_old_unknown_chunks_go(
     living: Living, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -740,19 +951,22 @@ def test_the_inventory_comes_in_pages_and_old_unknown_chunks_go(
         (1, False, True),
     ]
     assert [i for page in pages for i in page.chunks] == sorted([old[0], young[0], known[0]])
-    directory.wait(lambda: directory.heartbeats[-1].chunks == 2)
+    seen = len(directory.heartbeats)
+    directory.wait(lambda: server.store.count == 2 and len(directory.heartbeats) > seen)
     assert server.store.page(b"", 10) == sorted([young[0], known[0]])
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_chunk_that_was_asked_for_is_reported_and_replaced(
-    living: Living, caplog: pytest.LogCaptureFixture
+    living: Living, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory, realm = living.directory, living.realm
     source, server = realm.add(), living.start()
     directory.wait(lambda: bool(directory.inventories))
     chunk_id, data = chunk(LARGE)
     realm.client.put(realm.addresses(1, 2), chunk_id, data)
-    os.truncate(path_of(realm.root / "2", chunk_id), 5)
+    path = path_of(realm.root / "2", chunk_id)
+    path.write_bytes(data[:5] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
     assert realm.client.get(realm.addresses(2, 1), chunk_id) == data
     directory.wait(lambda: any(beat.missing == [chunk_id] for beat in directory.heartbeats))
     directory.tasks = Tasks(copy=[CopyTask(chunk_id, LARGE, realm.addresses(1))])

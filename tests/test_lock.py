@@ -4,6 +4,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ class House:
             LEASE,
             PLACE,
             waiting_requests_max,
-            self.clock,
+            clock=self.clock,
         )
         self.wire = InProcessWire()
         self.server = make_server(self.config)
@@ -121,12 +122,12 @@ def take(client: LockClient, ino: int = 7, wait_seconds: float = 0.0) -> Held:
     return Held(answer.ino, answer.token)
 
 
-def refused(client: LockClient, ino: int = 7, wait_seconds: float = 0.0) -> tuple[str, int]:
-    """Who has the lock, and how many are ahead."""
+def refused(client: LockClient, ino: int = 7, wait_seconds: float = 0.0) -> str:
+    """Who has the lock."""
     (answer,) = client.acquire([ino], wait_seconds).answers
     assert not answer.token
     assert not answer.grant
-    return answer.holder, answer.ahead
+    return answer.holder
 
 
 def token(future: "Future[Acquired]") -> int:
@@ -138,7 +139,6 @@ def test_a_free_lock_is_granted_with_a_word_for_the_directory(house: House) -> N
     keyring = house.keyring("alice")
     alice = LockClient(Channel(house.wire, URL, Role.LOCK, keyring))
     acquired = alice.acquire([9, 7, 9])
-    assert acquired.lease_seconds == LEASE
     assert [answer.ino for answer in acquired.answers] == [9, 7, 9]
     first, second, again = acquired.answers
     assert first.token < second.token
@@ -151,7 +151,7 @@ def test_tokens_rise_and_asking_again_gives_the_same(house: House) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     first = take(alice)
     assert take(alice) == first
-    assert refused(bob) == ("alice@there", 0)
+    assert refused(bob) == "alice@there"
     alice.release([first])
     second = take(bob)
     assert second.token > first.token
@@ -162,7 +162,7 @@ def test_tokens_rise_and_asking_again_gives_the_same(house: House) -> None:
 def test_without_waiting_nobody_is_queued(house: House) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
-    assert refused(bob) == ("alice@there", 0)
+    assert refused(bob) == "alice@there"
     assert house.queue(7) == []
     alice.release([held])
     assert house.lock(7) is None
@@ -173,7 +173,7 @@ def test_what_is_not_held_under_the_token_is_passed_over(house: House) -> None:
     held = take(alice)
     alice.release([Held(7, held.token + 1), Held(8, held.token)])
     bob.release([held])
-    assert refused(bob) == ("alice@there", 0)
+    assert refused(bob) == "alice@there"
 
 
 def test_waiters_get_it_in_the_order_in_which_they_asked(house: House) -> None:
@@ -182,7 +182,7 @@ def test_waiters_get_it_in_the_order_in_which_they_asked(house: House) -> None:
     held = take(clients[0])
     waiting = [house.waits(client, 7) for client in clients[1:]]
     assert house.queue(7) == names[1:]
-    assert refused(house.client("eve")) == ("alice@there", 3)
+    assert refused(house.client("eve")) == "alice@there"
     for position, future in enumerate(waiting):
         assert not any(later.done() for later in waiting[position:])
         clients[position].release([held])
@@ -193,13 +193,13 @@ def test_waiters_get_it_in_the_order_in_which_they_asked(house: House) -> None:
 def test_a_wait_ends_with_its_time_and_keeps_the_place(house: House) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     held = take(alice)
-    assert refused(bob, wait_seconds=0.01) == ("alice@there", 0)
-    assert refused(carol, wait_seconds=0.01) == ("alice@there", 1)
-    assert refused(bob, wait_seconds=0.01) == ("alice@there", 0)
+    assert refused(bob, wait_seconds=0.01) == "alice@there"
+    assert refused(carol, wait_seconds=0.01) == "alice@there"
+    assert refused(bob, wait_seconds=0.01) == "alice@there"
     assert house.queue(7) == ["bob", "carol"]
     alice.release([held])
-    assert refused(carol) == ("bob@there", 1), "reserved for bob, who may ask again"
-    assert refused(alice) == ("bob@there", 2)
+    assert refused(carol) == "bob@there", "reserved for bob, who may ask again"
+    assert refused(alice) == "bob@there"
     assert take(bob).token > held.token
 
 
@@ -243,11 +243,11 @@ def test_a_lease_that_ends_frees_the_lock_and_wakes_the_next(house: House) -> No
     held = take(alice)
     waiting = house.waits(bob, 7)
     house.pass_time(LEASE - 1)
-    assert refused(house.client("eve")) == ("alice@there", 1)
+    assert refused(house.client("eve")) == "alice@there"
     house.pass_time(1)
     assert token(waiting) > held.token
     assert alice.renew().held == []
-    assert refused(alice) == ("bob@there", 0)
+    assert refused(alice) == "bob@there"
 
 
 def test_leases_end_by_themselves(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_waiter_that_does_not_come_back_is_skipped(house: House) -> None:
     assert not waiting.done(), "bob may still come back"
     house.pass_time(1)
     assert token(waiting) > held.token
-    assert refused(bob, wait_seconds=0.01) == ("carol@there", 0)
+    assert refused(bob, wait_seconds=0.01) == "carol@there"
 
 
 def test_a_request_that_is_held_back_keeps_its_place(house: House) -> None:
@@ -322,7 +322,7 @@ def test_renewing_keeps_all_locks_and_says_which_are_wanted(house: House) -> Non
         house.pass_time(LEASE - 1)
         refused(bob, 2, wait_seconds=0.01)
         renewed = alice.renew()
-        assert (renewed.held, renewed.wanted, renewed.lease_seconds) == (held, [2], LEASE)
+        assert (renewed.held, renewed.wanted) == (held, [2])
     assert bob.renew().held == []
 
 
@@ -336,7 +336,7 @@ def test_a_lease_is_not_revived_when_it_was_ended(house: House) -> None:
     assert take(bob).token > held.token
     assert alice.renew().held == []
     alice.release([held])
-    assert refused(alice) == ("bob@there", 0)
+    assert refused(alice) == "bob@there"
 
 
 def test_locks_queues_and_tokens_survive_a_restart(house: House) -> None:
@@ -349,7 +349,7 @@ def test_locks_queues_and_tokens_survive_a_restart(house: House) -> None:
     assert house.queue(2) == ["bob", "carol"]
     house.pass_time(PLACE - 1)
     assert house.queue(2) == ["bob", "carol"], "a full time to come back"
-    assert refused(bob, 2, wait_seconds=0.01) == ("alice@there", 0)
+    assert refused(bob, 2, wait_seconds=0.01) == "alice@there"
     house.pass_time(LEASE - PLACE)
     assert alice.renew().held == held, "a full lease to renew"
     alice.release(held)
@@ -383,10 +383,10 @@ def test_a_full_house_answers_at_once_and_keeps_the_place(tmp_path: Path) -> Non
     try:
         alice, bob = house.client("alice"), house.client("bob")
         held = take(alice)
-        assert refused(bob, wait_seconds=WAIT) == ("alice@there", 0)
+        assert refused(bob, wait_seconds=WAIT) == "alice@there"
         assert house.queue(7) == ["bob"]
         alice.release([held])
-        assert refused(alice) == ("bob@there", 1)
+        assert refused(alice) == "bob@there"
         assert take(bob, wait_seconds=WAIT).token > held.token
     finally:
         house.close()
@@ -464,3 +464,42 @@ def test_everybody_sees_holders_and_queues(house: House) -> None:
     assert [(waiter.user, waiter.client, waiter.since) for waiter in lock.queue] == [
         ("bob", "there", house.clock.now)
     ]
+
+
+def test_one_user_cannot_lock_everything(house: House) -> None:
+    house.server.close()
+    house.config = replace(house.config, user_locks_max=4)
+    house.server = make_server(house.config)
+    house.wire.apps[URL] = house.server.app
+    alice, again, bob = house.client("alice"), house.client("alice"), house.client("bob")
+    assert take(bob, 1).token
+    assert [answer.token > 0 for answer in alice.acquire([2, 3]).answers] == [True, True]
+    assert refused(again, 1, wait_seconds=0.001) == "bob@there"
+    for ask in (alice, again):
+        with pytest.raises(OSError, match="at most 4 locks") as caught:
+            ask.acquire([4, 5])
+        assert caught.value.errno == errno.ENOLCK
+        with pytest.raises(OSError, match="at most 4 locks"):
+            ask.acquire([4, 5], 0.001)
+    assert take(alice, 4).token
+    assert take(alice, 4).token, "what it has already is no more"
+    assert take(bob, 5).token
+    held = [Held(lock.ino, lock.token) for lock in alice.renew().held]
+    alice.release(held[:1])
+    assert take(again, 6).token
+
+
+def test_a_list_that_is_too_long_is_cut(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    alice.acquire([1, 2, 3])
+    bob.acquire([2, 3], 0.001)
+    for most, shown, more in (
+        (5, [(1, 0), (2, 1), (3, 1)], False),
+        (4, [(1, 0), (2, 1), (3, 0)], True),
+        (3, [(1, 0), (2, 1)], True),
+        (2, [(1, 0), (2, 0)], True),
+    ):
+        monkeypatch.setattr("servers.lock.service.LOCKS_LISTED_MAX", most)
+        answer = alice.locks()
+        assert [(lock.ino, len(lock.queue)) for lock in answer.locks] == shown
+        assert answer.more == more

@@ -9,6 +9,7 @@ import pytest
 from tests.support.mounts import RealMount, fresh_mount, tree
 from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
+from wire.chunking import fits
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 
@@ -80,7 +81,18 @@ def test_either_server_may_be_away(own_realm: RealRealm, mount: RealMount) -> No
         wait_replicated(own_realm)
 
 
-def test_a_rotten_disk_changes_nothing(own_realm: RealRealm, mount: RealMount) -> None:
+def is_healed(root: Path) -> bool:
+    """Whether what was found to be damaged is there and whole again."""
+    found = [path.name for path in (root / "damaged").iterdir()]
+    anew = [root / "chunks" / name[:2] / name for name in found]
+    return bool(found) and all(
+        path.exists() and fits(bytes.fromhex(path.name), path.read_bytes()) for path in anew
+    )
+
+
+def test_a_rotten_disk_changes_nothing_and_heals(own_realm: RealRealm, mount: RealMount) -> None:
+    own_realm.expect_log("is damaged; it was set aside")
+    own_realm.expect_log("file server . misses . chunks")
     content = write_some(mount.path / "rotten")
     wait_replicated(own_realm)
     chunk_size = max(len(data) for data in content.values()) - 8 * MIB
@@ -103,3 +115,4 @@ def test_a_rotten_disk_changes_nothing(own_realm: RealRealm, mount: RealMount) -
             name.removeprefix("rotten/"): data for name, data in content.items()
         }
         assert "what it answered is not that chunk" in empty.log(), "the damaged ones were asked too"
+    wait_until(lambda: is_healed(own_realm.root / "files-1"), 30)

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 
 from cache.sparse import SparseFile
 from clients.session import Answer, Wire
 from mount import committing, locks, recovery
 from mount.nodes import Node
 from mount.vfs import Changes
+from servers.directory.collection import forget_holds
+from servers.directory.schema import holds
+from tests.support.processes import wait_until
 from tests.support.stack import DIRECTORY, LOCK, Client, Stack
 from wire.errors import Busy, Conflict, ReplyLost, fail
 from wire.limits import CHUNK_BYTES, OPS_MAX
@@ -1110,3 +1114,33 @@ def test_numbers_and_locks_of_files_that_could_not_be_made_are_used_again(
         with raises(errno.EEXIST):
             one.open(f"{place}/file", MAKE | os.O_EXCL)
     assert one.walk(place).ino != ROOT_INO
+
+
+def test_what_is_open_without_a_name_is_held_again_and_again(stack: Stack) -> None:
+    one = stack.client()
+    one.write("/held", b"content")
+    with one.opened("/held", os.O_RDONLY) as handle:
+        ino = one.walk("/held").ino
+        one.unlink("/held")
+        database = stack.directory._database
+        database.write(lambda connection: connection.execute(update(holds).values(at=0.0)))
+        one.proxy.on_renewal()
+        database.write(lambda connection: forget_holds(connection, time.time()))
+        with database.read() as connection:
+            assert connection.scalars(select(holds.c.ino)).all() == [ino]
+        assert one.pread(handle, 0, 10) == b"content"
+
+
+def test_numbers_that_were_not_used_for_long_are_given_back(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = stack.client()
+    one.write("/first", b"")
+    before = set(stack.lock_holders())
+    assert before
+    monkeypatch.setattr(locks, "STOCK_SECONDS", -1.0)
+    one.proxy.write_locks._give_up_old_stock()
+    monkeypatch.undo()
+    wait_until(lambda: stack.lock_holders() and not before & set(stack.lock_holders()))
+    one.write("/second", b"2")
+    assert one.walk("/second").ino not in before

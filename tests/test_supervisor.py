@@ -17,7 +17,7 @@ import pytest
 
 from clients.session import HttpWire, call_plain
 from dfs.logins import own_services
-from servers.supervision import Changes, Plan, RealmRoot
+from servers.supervision import Changes, Plan, RealmRoot, Settings
 from servers.supervision_child import Child
 from servers.supervision_control import Ask, ControlServer, RootLock, Told, ask
 from tests.support.processes import marked, wait_until
@@ -164,6 +164,7 @@ def test_a_taken_port_is_noticed(own_realm: RealRealm, tmp_path: Path) -> None:
     port = own_realm.url.rpartition(":")[2]
     refused = own_realm.run("up", "--root", str(tmp_path / "root"), "--port", port, status=6)
     assert refused.stderr == f"dfs: port {port}, for auth, is taken: choose others with --port\n"
+    assert not (tmp_path / "root" / "realm.json").exists(), "what did not work is not recorded"
 
 
 # Without a realm
@@ -221,29 +222,36 @@ def made_child(folder: Path, code: str) -> Child:
     return Child(Plan("child", "test", url, url, folder / "child.log", ["-c", code]), (0,), HttpWire())
 
 
+def settle(root: RealmRoot, changes: Changes) -> Settings:
+    """As ``dfs up`` does it."""
+    settings = root.settings(changes)
+    root.record(settings)
+    return settings
+
+
 def test_what_up_is_told_once_holds(root: RealmRoot) -> None:
-    first = root.settle(Changes())
+    first = settle(root, Changes())
     assert [first.port, first.file_servers, first.replicas, first.host] == [7400, 3, 2, "127.0.0.1"]
     assert list(first.ports.values()) == [7400, 7401, 7402, 7403, 7404, 7405]
-    root.settle(Changes(port=8000, file_servers=1, options={"lock": {"lease-seconds": "3"}}))
-    last = root.settle(Changes(file_servers=2, options={"lock": {"threads": "70"}}))
+    settle(root, Changes(port=8000, file_servers=1, options={"lock": {"lease-seconds": "3"}}))
+    last = settle(root, Changes(file_servers=2, options={"lock": {"threads": "70"}}))
     assert list(last.ports.values()) == [8000, 8001, 8002, 8003, 8004]
     assert last.options == {"lock": {"lease-seconds": "3", "threads": "70"}}
-    assert root.settle(Changes()) == last == root.read_settings()
+    assert settle(root, Changes()) == last == root.read_settings()
 
 
 def test_free_ports_are_chosen_once(root: RealmRoot) -> None:
-    first = root.settle(Changes(port=0, file_servers=1))
+    first = settle(root, Changes(port=0, file_servers=1))
     assert len(set(first.ports.values())) == 4
-    more = root.settle(Changes(file_servers=2))
+    more = settle(root, Changes(file_servers=2))
     assert {name: more.ports[name] for name in first.ports} == first.ports
-    assert root.settle(Changes(port=0)) == more
+    assert settle(root, Changes(port=0)) == more
 
 
 def test_damaged_settings_are_an_error_and_not_a_new_realm(root: RealmRoot) -> None:
     (root.path / "realm.json").write_text('{"host": 7}')
     with pytest.raises(OSError, match="is damaged"):
-        root.settle(Changes())
+        settle(root, Changes())
 
 
 def test_a_deep_root_has_a_control_socket_too(tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ from servers.auth.passwords import (
 )
 from servers.auth.store import StoredSession, User
 from servers.database import Database
+from servers.minting import mint
 from servers.replies import Replies, settle
 from wire import codec
 from wire.errors import SlowDown, TicketRefused, WrongCredentials, fail
 from wire.messages.auth import (
     ChangePassword,
     ChangeUser,
-    Credential,
     Credentials,
     LoggedIn,
     OpenSession,
@@ -45,8 +45,8 @@ from wire.messages.auth import (
 from wire.messages.common import Empty
 from wire.names import check_user_name
 from wire.passwords import token_context
-from wire.sealing import new_key, public_key_of, seal
-from wire.tickets import CLIENT_ROLES, Role, Ticket, seal_ticket
+from wire.sealing import public_key_of, seal
+from wire.tickets import CLIENT_ROLES, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -233,35 +233,18 @@ class AuthService:
 
     def _mint(self, stored: StoredSession) -> Session:
         user = stored.user
-        expires = self._clock() + self._config.ticket_seconds
-        trusted = stored.trusted and user.trusted
-
-        def credential(role: Role) -> Credential:
-            key = new_key()
-            ticket = Ticket(
-                role,
-                stored.number,
-                user.name,
-                user.uid,
-                user.gids,
-                user.admin,
-                trusted,
-                stored.client,
-                key,
-                expires,
-            )
-            return Credential(role, key, seal_ticket(self._config.keys.tickets[role], ticket))
-
-        return Session(
+        return mint(
+            self._config.keys.tickets,
+            CLIENT_ROLES,
             stored.number,
             user.name,
-            user.uid,
-            user.gids,
-            user.admin,
-            trusted,
-            expires,
-            self._config.ticket_seconds,
-            [credential(role) for role in CLIENT_ROLES],
+            stored.client,
+            now=self._clock(),
+            life_seconds=self._config.ticket_seconds,
+            uid=user.uid,
+            gids=user.gids,
+            admin=user.admin,
+            trusted=stored.trusted and user.trusted,
         )
 
     # Users

@@ -17,7 +17,6 @@ from wire.permissions import (
     READ,
     WRITE,
     is_owner,
-    may,
     may_chown,
     mode_after_chmod,
     mode_without_privileges,
@@ -51,11 +50,11 @@ def _check_set_attr(tx: Transaction, op: SetAttr, inode: Inode) -> None:
         raise fail(errno.EPERM)
     if op.mode is not None:
         check_chmod(tx, inode)
-    if (op.atime is not None or op.mtime is not None) and not is_owner(tx.who, inode):
-        raise fail(errno.EPERM)
-    now_only = op.atime_now or op.mtime_now
-    if now_only and not is_owner(tx.who, inode) and not may(tx.who, inode, WRITE):
-        raise fail(errno.EACCES)
+    times = op.atime_now or op.mtime_now or op.atime is not None or op.mtime is not None
+    if times and not is_owner(tx.who, inode):
+        if not (op.atime_now and op.mtime_now) or op.atime is not None or op.mtime is not None:
+            raise fail(errno.EPERM)  # one of them alone is no touch(1), whatever it is set to
+        tx.need(inode, WRITE)
 
 
 def check_chmod(tx: Transaction, inode: Inode) -> None:

@@ -14,14 +14,17 @@ from servers.database import Database
 from servers.directory.chunks import dereference, locations
 from servers.directory.config import DirectoryConfig
 from servers.directory.fileservers import FileServers
-from servers.directory.schema import chunks, extents, holds, inodes, versions, xattrs
+from servers.directory.schema import chunks, extents, holds, inodes, reserved, versions, xattrs
 from servers.directory.tasks import TaskBook
 
 ROWS_MAX = 500
 """The most rows of a table that one round removes."""
 
-HOLD_SECONDS = 2 * 86400.0
-"""Sessions end within a day; a hold that is older belongs to none."""
+HOLD_SECONDS = 7 * 86400.0
+"""Mounts say every hour what they hold (mount.vfs); one that was not heard for so long will not come back."""
+
+RESERVED_SECONDS = 7 * 86400.0
+"""Mounts use numbers within a day, or give them up (mount.locks)."""
 
 
 class Collector:
@@ -118,6 +121,12 @@ def remove_orphans(connection: Connection, before: int, now: float) -> None:
 def forget_holds(connection: Connection, now: float) -> None:
     """Removes holds of sessions that must have ended."""
     connection.execute(delete(holds).where(holds.c.at < now - HOLD_SECONDS))
+
+
+def forget_reserved(connection: Connection, now: float) -> None:
+    """Removes a batch of the numbers that nobody will use any more."""
+    old = select(reserved.c.ino).where(reserved.c.at < now - RESERVED_SECONDS).limit(ROWS_MAX)
+    connection.execute(delete(reserved).where(reserved.c.ino.in_(old)))
 
 
 def _remove_extents(connection: Connection, which: ColumnElement[bool], now: float) -> int:

@@ -37,13 +37,9 @@ def _need_regular(inode: Inode) -> None:
 
 
 def commit(tx: Transaction, op: Commit) -> Result:
-    """See Commit. The grant is the right to do it: who may write was asked when the file was opened.
-
-    While the base is current, the commit cannot have been made before; so only then its id is not asked for.
-    """
-    inode = tx.find(op.ino)
-    if inode is None:
-        raise fail(errno.ENOENT, f"there is no inode {op.ino}")
+    """See Commit. While the base is current, the commit cannot have been made before; so only then its id
+    is not asked for."""
+    inode = _reach_to_commit(tx, op)
     _need_regular(inode)
     if op.base != inode.version:
         if content_store.commit_id(tx.connection, inode.ino, inode.version) == op.commit_id:
@@ -57,10 +53,29 @@ def commit(tx: Transaction, op: Commit) -> Result:
     _check_chunks(tx, op)
     now = tx.tick()
     _change_extents(tx, op, inode, now)
-    content_store.end_version(tx.connection, inode.ino, inode.version, now)
+    content_store.end_version(tx.connection, inode, now)
     content_store.add_version(tx.connection, inode.ino, now, op.size, op.commit_id)
     _change_inode(tx, op, inode, now)
     return Result(inode.attr())
+
+
+def _reach_to_commit(tx: Transaction, op: Commit) -> Inode:
+    """The inode, for who may commit to it.
+
+    A grant alone is no right: the lock server gives anybody the lock of any number. One whose token is the
+    mark is that of an opening, which asked for permission; it may have been taken away since, as it is with
+    a descriptor. A token above the mark is of no opening: the lock was lost and taken again, or the file was
+    never opened. Then it is asked now, but not for WRITE of the owner, whose programs write what they have
+    made read-only. A token below the mark is refused by ``take_grant``, and learns no more than that.
+    """
+    token = tx.open_grant(op.grant, op.ino).token
+    inode = tx.find(op.ino)
+    if inode is not None and token <= inode.token:
+        return inode
+    inode = tx.reach(op.ino)
+    if not is_owner(tx.who, inode):
+        tx.need(inode, WRITE)
+    return inode
 
 
 def _check_changes(op: Commit) -> None:

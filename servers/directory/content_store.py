@@ -7,6 +7,7 @@ from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from servers.database import Prepared
 from servers.directory.schema import chunks, extents, versions
+from servers.directory.store import Inode
 
 
 class Extent(msgspec.Struct):
@@ -23,19 +24,11 @@ _COMMIT_ID = select(versions.c.commit_id).where(
 _VERSION_OF = select(versions.c.version).where(
     versions.c.ino == bindparam("ino"), versions.c.commit_id == bindparam("commit_id")
 )
-_SIZE = select(versions.c.size).where(
-    versions.c.ino == bindparam("ino"), versions.c.version == bindparam("version")
-)
-_END_VERSION = Prepared(
-    update(versions)
-    .where(versions.c.ino == bindparam("of"), versions.c.version == bindparam("old"))
-    .values(until=bindparam("now"))
-)
 _LIVE = (extents.c.ino == bindparam("of"), extents.c.until.is_(None))
 _END = update(extents).where(*_LIVE).values(until=bindparam("now"))
 _END_EXTENT = Prepared(_END.where(extents.c.index == bindparam("at")))
 _END_EXTENTS_FROM = Prepared(_END.where(extents.c.index >= bindparam("at")))
-_ADD_VERSION = Prepared(insert(versions))
+_ADD_VERSION = Prepared(insert(versions), ["ino", "version", "size", "commit_id", "until"])
 _ADD_EXTENTS = Prepared(insert(extents))
 _RANGE = (
     select(extents.c.index, extents.c.chunk, chunks.c.size)
@@ -66,19 +59,9 @@ def version_of(connection: Connection, ino: int, commit: bytes) -> int:
     return connection.scalar(_VERSION_OF, {"ino": ino, "commit_id": commit}) or 0
 
 
-def size_of(connection: Connection, ino: int, version: int) -> int | None:
-    """The size of a retained version that a commit made; None if there is none."""
-    return connection.scalar(_SIZE, {"ino": ino, "version": version})
-
-
 def add_version(connection: Connection, ino: int, version: int, size: int, commit: bytes) -> None:
     """A version that is current."""
     _ADD_VERSION.run(connection, ino=ino, version=version, size=size, commit_id=commit, until=None)
-
-
-def end_version(connection: Connection, ino: int, old: int, now: int) -> None:
-    """Version ``old`` was replaced by ``now``. (One that no commit made has no row.)"""
-    _END_VERSION.run(connection, of=ino, old=old, now=now)
 
 
 def end_extents(connection: Connection, ino: int, indices: Sequence[int], now: int) -> None:
@@ -109,3 +92,45 @@ def get_extents(
     else:
         found = _RANGE_AT.run(connection, ino=ino, first=first, end=end, version=version)
     return [Extent(*row) for row in found.fetchall()]
+
+
+# Versions that were replaced
+
+
+class OldVersion(msgspec.Struct):
+    """A version that was replaced: its size in bytes, and the file's mode and owners until then."""
+
+    size: int
+    mode: int
+    uid: int
+    gid: int
+
+
+_VERSION = (versions.c.ino == bindparam("of"), versions.c.version == bindparam("old"))
+_END_VERSION = Prepared(
+    update(versions)
+    .where(*_VERSION)
+    .values(until=bindparam("now"), mode=bindparam("had"), uid=bindparam("by"), gid=bindparam("group"))
+)
+_OLD_VERSION = select(versions.c.size, versions.c.mode, versions.c.uid, versions.c.gid).where(
+    *_VERSION, versions.c.until.is_not(None)
+)
+
+
+def end_version(connection: Connection, inode: Inode, now: int) -> None:
+    """The version of ``inode`` was replaced by ``now``. (One that no commit made has no row.)"""
+    _END_VERSION.run(
+        connection,
+        of=inode.ino,
+        old=inode.version,
+        now=now,
+        had=inode.mode,
+        by=inode.uid,
+        group=inode.gid,
+    )
+
+
+def old_version(connection: Connection, ino: int, version: int) -> OldVersion | None:
+    """A retained version that a commit made and another has replaced; None if there is none."""
+    row = connection.execute(_OLD_VERSION, {"of": ino, "old": version}).first()
+    return None if row is None else OldVersion(*row)

@@ -112,6 +112,10 @@ class FileServers:
         with self._lock:
             return sorted(self._servers.values(), key=lambda server: server.id)
 
+    def usable(self) -> list[ServerAddress]:
+        """Where those are that are not written off."""
+        return [server.address for server in self.all() if not server.written_off]
+
     def alive(self, now: float) -> list[FileServer]:
         """Those that can be given something."""
         return [server for server in self.all() if self._state(server, now) == "alive"]

@@ -23,7 +23,7 @@ _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK,
 def reserve(tx: Transaction, op: Reserve) -> Result:
     """Numbers for files that the session will create."""
     inos = list(tx.new_inos(op.count))
-    store.reserve(tx.connection, inos, tx.session)
+    store.reserve(tx.connection, inos, tx.session, tx.clock.now_seconds())
     return Result(inos=inos)
 
 

@@ -8,6 +8,7 @@ from servers.directory.attributes import visible_xattrs
 from servers.directory.storage import Storage
 from servers.directory.store import Inode
 from servers.directory.view import View, is_directory
+from wire.chunking import chunk_count
 from wire.errors import fail
 from wire.limits import NAME_BYTES_MAX
 from wire.messages.directory import (
@@ -32,7 +33,7 @@ from wire.messages.directory import (
     Target,
     Xattrs,
 )
-from wire.permissions import READ, SEARCH, is_owner, may
+from wire.permissions import READ, SEARCH, Owned, is_owner, may
 
 
 def resolve(view: View, message: Resolve) -> Resolved:
@@ -94,16 +95,12 @@ def get_manifest(view: View, storage: Storage, message: GetManifest) -> Manifest
     inode = view.reach(message.ino)
     if not stat.S_ISREG(inode.mode):
         raise fail(errno.EISDIR if is_directory(inode) else errno.EINVAL)
-    if not is_owner(view.who, inode):
-        view.need(inode, READ)
+    _need_to_read(view, inode)
     version = message.version or inode.version
     old = None if version == inode.version else version
-    size = inode.size if old is None else content_store.size_of(view.connection, inode.ino, version)
-    if size is None:
-        raise fail(errno.ESTALE, f"version {version} of inode {inode.ino} is not retained")
-    found = content_store.get_extents(
-        view.connection, inode.ino, message.first, message.first + message.count, old
-    )
+    size = inode.size if old is None else _old_size(view, inode, old)
+    end = min(message.first + message.count, chunk_count(size))
+    found = content_store.get_extents(view.connection, inode.ino, message.first, end, old)
     where = chunks.locations(view.connection, [extent.chunk for extent in found])
     order = {tuple(servers): storage.order(servers) for servers in where.values()}
     placed = [
@@ -112,6 +109,21 @@ def get_manifest(view: View, storage: Storage, message: GetManifest) -> Manifest
     ]
     servers = sorted({server for some in order for server in some})
     return Manifest(inode.ino, version, size, placed, storage.addresses(servers))
+
+
+def _old_size(view: View, inode: Inode, version: int) -> int:
+    """Of a version that was replaced, for who could have read it then: what was secret stays so when the file
+    becomes another one's, or gets other content for all to see."""
+    was = content_store.old_version(view.connection, inode.ino, version)
+    if was is None:
+        raise fail(errno.ESTALE, f"version {version} of inode {inode.ino} is not retained")
+    _need_to_read(view, was)
+    return was.size
+
+
+def _need_to_read(view: View, what: Owned) -> None:
+    if not is_owner(view.who, what) and not may(view.who, what, READ):
+        raise fail(errno.EACCES)
 
 
 def get_target(view: View, message: GetTarget) -> Target:

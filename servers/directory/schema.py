@@ -10,7 +10,8 @@ Names. ``entries`` maps (parent, name) to an inode. A directory has exactly one 
 Content. ``extents`` says which chunk stood at an index of a file from version ``since`` up to, not
 including, version ``until`` (NULL: it still does). No row: a hole. So a version V of a file is the
 rows with ``since <= V < until``, a commit writes only what it changes, and old versions cost nothing
-more. ``versions`` has one row a retained version: its size and the id of the commit that made it.
+more. ``versions`` has one row a retained version: its size, the id of the commit that made it, and, when
+it was replaced, whose the file was and its mode at that moment: who could not read it then cannot now.
 
 Chunks. ``chunks.refs`` is the number of rows of ``extents`` that name the chunk. At 0 it is condemned
 (``condemned_at``), and only a condemned chunk may be deleted, after the grace time; a commit can not
@@ -20,6 +21,8 @@ revive it (it is answered with ChunksMissing). ``chunks.copies`` is the number o
 Orphans. An inode with ``nlink = 0`` stays while a row of ``holds`` names it or the retention time is
 not over (``ctime``); then it goes with its extents, versions and xattrs.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -41,13 +44,20 @@ def _id(name: str) -> Column[int]:
     return Column(name, BigInteger, primary_key=True, autoincrement=False)
 
 
+def _index_where(name: str, condition: str, *columns: Column[Any], unique: bool = False) -> None:
+    """Of the rows for which the condition holds."""
+    where = text(condition)
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", BigInteger))
 """``clock``, ``next_ino``, ``next_server``."""
 
 inodes = Table(
     "inodes",
     metadata,
-    Column("ino", Integer, primary_key=True, autoincrement=False),
+    # In SQLite INTEGER, and only that, is the row's own number.
+    Column("ino", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("mode", Integer, nullable=False),
     Column("nlink", Integer, nullable=False),
     Column("uid", BigInteger, nullable=False),
@@ -64,7 +74,7 @@ inodes = Table(
     Column("parent", BigInteger, nullable=True),
     Column("target", LargeBinary, nullable=True),  # of a symlink
 )
-Index("inodes_orphaned", inodes.c.ctime, sqlite_where=text("nlink = 0"), postgresql_where=text("nlink = 0"))
+_index_where("inodes_orphaned", "nlink = 0", inodes.c.ctime)
 
 entries = Table(
     "entries",
@@ -90,7 +100,10 @@ versions = Table(
     _id("version"),
     Column("size", BigInteger, nullable=False),
     Column("commit_id", LargeBinary, nullable=True),
-    Column("until", BigInteger, nullable=True, index=True),  # the version that replaced it
+    Column("until", BigInteger, nullable=True, index=True),  # the version that replaced it; with it are set
+    Column("mode", Integer, nullable=True),  # who might read it then,
+    Column("uid", BigInteger, nullable=True),
+    Column("gid", BigInteger, nullable=True),
     sqlite_with_rowid=False,
 )
 
@@ -104,15 +117,9 @@ extents = Table(
     Column("chunk", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
-Index("extents_replaced", extents.c.until, sqlite_where=text("until IS NOT NULL"))
-Index(
-    "extents_live",  # an index of a file has one chunk at most
-    extents.c.ino,
-    extents.c.index,
-    unique=True,
-    sqlite_where=text("until IS NULL"),
-    postgresql_where=text("until IS NULL"),
-)
+_index_where("extents_replaced", "until IS NOT NULL", extents.c.until)
+# An index of a file has one chunk at most.
+_index_where("extents_live", "until IS NULL", extents.c.ino, extents.c.index, unique=True)
 
 chunks = Table(
     "chunks",
@@ -124,7 +131,7 @@ chunks = Table(
     Column("condemned_at", Float, nullable=True),  # seconds since the epoch
     sqlite_with_rowid=False,
 )
-Index("chunks_condemned", chunks.c.condemned_at, sqlite_where=text("condemned_at IS NOT NULL"))
+_index_where("chunks_condemned", "condemned_at IS NOT NULL", chunks.c.condemned_at)
 Index("chunks_copies", chunks.c.copies)
 
 replicas = Table(
@@ -153,8 +160,15 @@ servers = Table(
 )
 """Heartbeats are kept in memory: after a restart every server is suspect until it is heard."""
 
-reserved = Table("reserved", metadata, _id("ino"), Column("session", BigInteger, nullable=False))
-"""Inode numbers that were given out and not used yet; used up by the Create that names them."""
+reserved = Table(
+    "reserved",
+    metadata,
+    _id("ino"),
+    Column("session", BigInteger, nullable=False),
+    Column("at", Float, nullable=False, index=True),  # seconds since the epoch
+)
+"""Inode numbers that were given out and not used yet; used up by the Create that names them. One whose row
+was cleared is refused there, and is never given out again."""
 
 holds = Table("holds", metadata, _id("ino"), _id("session"), Column("at", Float, nullable=False))
-"""Sessions that have an inode open though it may lose its last name."""
+"""Sessions that have an inode open though it may lose its last name; ``at`` is when they last said so."""

@@ -16,6 +16,8 @@ from servers.directory.store import Inode
 from servers.directory.transaction import Transaction
 from servers.directory.view import View
 from servers.replies import Replies, settle
+from wire.errors import BadMessage
+from wire.limits import OPS_MAX
 from wire.messages.directory import (
     ROOT_INO,
     Commit,
@@ -63,6 +65,8 @@ class Directory:
 
     def mutate(self, session: int, counter: int, message: Mutations, who: Identity) -> bytes:
         """The encoded Mutated, the first time and every time that this counter comes again."""
+        if sum(op.count for op in message.ops if isinstance(op, Reserve)) > OPS_MAX:
+            raise BadMessage(f"a request reserves at most {OPS_MAX} numbers")
         receipts = content.open_receipts(self._config.keys.tickets[Role.JOIN], message.ops)
         with self._access.changing() as change:
 

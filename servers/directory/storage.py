@@ -10,8 +10,11 @@ again, and tasks are planned again from the rows.
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import Connection, func, select
 
 from servers.database import Database
@@ -29,6 +32,8 @@ from wire.messages.directory import (
     Heartbeat,
     Inventory,
     InventoryAnswer,
+    KnownServer,
+    KnownServers,
     Placement,
     Register,
     Registered,
@@ -48,15 +53,37 @@ INODES_SECONDS = 10.0
 """How long a count of the inodes is used again."""
 
 
+COUNTING_SECONDS = 0.1
+COUNTING_REST = 20
+"""If counting the chunks took longer, it is not done again for so many times as long."""
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Rows, as they were counted. ``held``: of each server, as primary and as secondary."""
+
+    held: dict[int, tuple[int, int]]
+    known: int
+    condemned: int
+    lacking: int
+    valid_until: float
+
+
 class Storage:
     """Thread-safe. ``jobs`` are done once a minute besides."""
 
     def __init__(self, database: Database, config: DirectoryConfig, jobs: Sequence[Job] = ()) -> None:
         self._database = database
         self._config = config
-        self._jobs = [*jobs, lambda connection: collection.forget_holds(connection, self._now())]
+        self._jobs = [
+            *jobs,
+            lambda connection: collection.forget_holds(connection, self._now()),
+            lambda connection: collection.forget_reserved(connection, self._now()),
+        ]
         self._jobs_at = self._now()
         self._inodes = (float("-inf"), 0)
+        self._counting = threading.Lock()  # while one counts, others wait for what he finds
+        self._counts: _Counts | None = None
         self._registering = threading.Lock()  # a server is never written off while it registers
         self._servers = FileServers(config, self._now())
         with database.read() as connection:
@@ -106,17 +133,27 @@ class Storage:
             number,
         )
 
+    def known_servers(self) -> KnownServers:
+        """All file servers, from memory."""
+        now = self._now()
+        return KnownServers(
+            [
+                KnownServer(server.id, server.name, server.url, self._servers.state(server.id, now))
+                for server in self._servers.all()
+            ]
+        )
+
     def servers(self) -> Servers:
-        """All file servers and how the chunks fare. Counts rows: for people, not for every second."""
+        """All file servers and how the chunks fare."""
         now = self._now()
         dead = self._servers.dead(now)
-        with self._database.read() as connection:
-            held = fileserver_rows.count_replicas(connection)
-            known, condemned = chunks.count_chunks(connection)
-            lacking = count_lacking(connection, self._config.replicas, [server.id for server in dead])
+        with self._counting:
+            if self._counts is None or time.monotonic() > self._counts.valid_until:
+                self._counts = self._count([server.id for server in dead])
+            counts = self._counts
         states = []
         for server in self._servers.all():
-            primaries, secondaries = held.get(server.id, (0, 0))
+            primaries, secondaries = counts.held.get(server.id, (0, 0))
             states.append(
                 ServerState(
                     server.id,
@@ -132,7 +169,18 @@ class Storage:
                     secondaries,
                 )
             )
-        return Servers(states, self._config.replicas, known, lacking, condemned)
+        return Servers(states, self._config.replicas, counts.known, counts.lacking, counts.condemned)
+
+    def _count(self, dead: Sequence[int]) -> _Counts:
+        """Reads every row of chunks and replicas."""
+        began = time.monotonic()
+        with self._database.read() as connection:
+            held = fileserver_rows.count_replicas(connection)
+            known, condemned = chunks.count_chunks(connection)
+            lacking = count_lacking(connection, self._config.replicas, dead)
+        took = time.monotonic() - began
+        valid_until = began + took + (COUNTING_REST * took if took > COUNTING_SECONDS else 0.0)
+        return _Counts(held, known, condemned, lacking, valid_until)
 
     def addresses(self, ids: Iterable[int]) -> list[ServerAddress]:
         """Where the servers are reached, in the order of ``ids``; unknown ones are left out."""
@@ -171,7 +219,8 @@ class Storage:
         if message.missing:
             log.warning("file server %d misses %d chunks", server_id, len(message.missing))
         self._tasks.done(server_id, [*gone, *message.copied])
-        return self._tasks.take(server_id, self._now())
+        tasks = self._tasks.take(server_id, self._now())
+        return msgspec.structs.replace(tasks, servers=self._servers.usable())
 
     def inventory(self, server_id: int, message: Inventory) -> InventoryAnswer:
         """Takes in one page. Raises ENOENT if the server must register (again)."""

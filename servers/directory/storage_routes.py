@@ -11,6 +11,7 @@ from wire.messages.directory import (
     Heartbeat,
     Inventory,
     InventoryAnswer,
+    KnownServers,
     Placement,
     Register,
     Registered,
@@ -60,6 +61,9 @@ def add_storage_routes(door: Door, storage: Storage) -> None:
         order.check(call, "inventory")
         return storage.inventory(server, call.message(Inventory))
 
+    def known(call: Call) -> KnownServers:
+        return storage.known_servers()
+
     def servers(call: Call) -> Servers:
         return storage.servers()
 
@@ -73,5 +77,6 @@ def add_storage_routes(door: Door, storage: Storage) -> None:
     door.sealed("POST", "/v1/servers/<int:server>/heartbeat", heartbeat, (Role.JOIN,))
     door.sealed("POST", "/v1/servers/<int:server>/inventory", inventory, (Role.JOIN,))
     door.sealed("GET", "/v1/servers", servers, (Role.DIRECTORY,))
+    door.sealed("GET", "/v1/servers/known", known, (Role.DIRECTORY,))
     door.sealed("GET", "/v1/statfs", statfs, (Role.DIRECTORY,))
     door.sealed("POST", "/v1/placement", placement, (Role.DIRECTORY,))

@@ -222,9 +222,9 @@ def page(connection: Connection, parent: int, after: bytes, count: int) -> list[
 # Reservations and holds
 
 
-def reserve(connection: Connection, inos: Iterable[int], session: int) -> None:
-    """The numbers belong to ``session`` until they are used."""
-    connection.execute(insert(reserved), [{"ino": ino, "session": session} for ino in inos])
+def reserve(connection: Connection, inos: Iterable[int], session: int, at: float) -> None:
+    """The numbers belong to ``session`` until they are used, since ``at`` (seconds)."""
+    connection.execute(insert(reserved), [{"ino": ino, "session": session, "at": at} for ino in inos])
 
 
 def use_up(connection: Connection, ino: int, session: int) -> bool:

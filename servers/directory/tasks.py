@@ -45,8 +45,9 @@ class TaskBook:
                     waiting.setdefault(chunk, NOT_GIVEN)
 
     def add_copy(self, server: int, task: CopyTask) -> None:
-        """``server`` shall get this chunk, which is not in ``copied``."""
+        """``server`` shall get this chunk, which is not in ``copied``; it shall delete it no more."""
         with self._lock:
+            self._deletes.get(server, {}).pop(task.chunk, None)
             self._copied.add(task.chunk)
             self._copies.setdefault(server, {})[task.chunk] = (task, NOT_GIVEN)
 

@@ -19,7 +19,7 @@ from servers.directory.view import View, is_directory
 from wire.errors import Conflict, TicketRefused, fail
 from wire.names import check_name
 from wire.permissions import SEARCH, WRITE, Identity, may_remove
-from wire.tickets import Receipt, open_grant
+from wire.tickets import Grant, Receipt, open_grant
 
 
 class Transaction(View):
@@ -113,18 +113,24 @@ class Transaction(View):
         if not may_remove(self.who, parent, child):
             raise fail(errno.EPERM, "the directory is sticky, and neither it nor the entry is yours")
 
-    def take_grant(self, sealed: bytes, inode: Inode) -> None:
-        """Raises the inode's token mark to the grant's, which makes all earlier holders' tokens void.
-
-        Raises EPERM if the grant is another inode's or session's, Conflict if its token is void already.
-        """
+    def open_grant(self, sealed: bytes, ino: int) -> Grant:
+        """The grant inside. Raises EPERM if it is another inode's or session's."""
         try:
             grant = open_grant(self.config.keys.grant, sealed)
         except TicketRefused as error:
             # Not as it is: a client would take that for its own ticket, and renew it.
             raise fail(errno.EPERM, error.detail) from error
-        if (grant.ino, grant.session) != (inode.ino, self.session):
+        if (grant.ino, grant.session) != (ino, self.session):
             raise fail(errno.EPERM, "the grant is for another file or session")
+        return grant
+
+    def take_grant(self, sealed: bytes, inode: Inode) -> None:
+        """Raises the inode's token mark to the grant's, which makes all earlier holders' tokens void. To be
+        called only for who may write: a commit under the mark's own token is not asked again.
+
+        Raises EPERM as ``open_grant``, Conflict if its token is void already.
+        """
+        grant = self.open_grant(sealed, inode.ino)
         if grant.token < inode.token:
             raise Conflict("another session has had the lock since")
         if grant.token > inode.token:

@@ -9,11 +9,10 @@ import errno
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable
 
 from clients.files import ChunkClient
 from clients.storage import StorageClient
+from servers.files.addresses import Addresses
 from servers.files.config import FilesConfig
 from servers.files.disk import identity
 from servers.files.store import ChunkStore
@@ -29,28 +28,27 @@ INVENTORY_PAGE = 10000
 
 
 class Agent:
-    """``requests`` tells how many requests the server has answered so far."""
+    """Its threads begin with ``start``."""
 
     def __init__(
         self,
         config: FilesConfig,
         store: ChunkStore,
         directory: StorageClient,
+        addresses: Addresses,
         peers: ChunkClient,
-        requests: Callable[[], int],
     ) -> None:
         self._config = config
         self._store = store
         self._directory = directory
-        self._requests = requests
+        self._addresses = addresses
         self._identity = identity(config.root)
-        self._work = Work(store, peers, self._wake_up)
+        self._work = Work(store, peers, self.wake_up)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._inventory_due = threading.Event()
         self._heartbeat_seconds = 1.0
         self._answers = True
-        self._counted = (0, time.monotonic())
         self._threads = [
             threading.Thread(target=self._live, name="heart", daemon=True),
             threading.Thread(target=self._take_inventories, name="inventory", daemon=True),
@@ -77,7 +75,8 @@ class Agent:
         """Reports a chunk that this server has no more."""
         self._work.lost(chunk_id)
 
-    def _wake_up(self) -> None:
+    def wake_up(self) -> None:
+        """Has the next heartbeat sent soon."""
         self._wake.set()
 
     def _live(self) -> None:
@@ -118,17 +117,15 @@ class Agent:
         )
         self._heartbeat_seconds = registered.heartbeat_seconds
         self.id = registered.id
+        self._inventory_due.set()  # before what may fail: without it nothing is told for hours
         log.info("registered as server %d", self.id)
         self._beat()
-        self._inventory_due.set()
 
     def _beat(self) -> None:
         self._wake.clear()  # before the reports are looked at: what comes after wakes again
         reports = self._work.reports()
         space = self._store.space()
-        message = Heartbeat(
-            space.total_bytes, space.free_bytes, self._store.count, self._requests_per_second(), *reports
-        )
+        message = Heartbeat(space.total_bytes, space.free_bytes, *reports)
         try:
             tasks = self._directory.heartbeat(self.id, message)
         except OSError as error:
@@ -136,13 +133,8 @@ class Agent:
                 self.id = 0
             raise
         self._work.confirmed(*reports)
+        self._addresses.learn(tasks.servers)
         self._work.take(tasks)
-
-    def _requests_per_second(self) -> float:
-        count, now = self._requests(), time.monotonic()
-        before, then = self._counted
-        self._counted = (count, now)
-        return (count - before) / max(now - then, 1e-3)
 
     def _take_inventories(self) -> None:
         wait_seconds = self._config.inventory_seconds
@@ -172,6 +164,8 @@ class Agent:
         while not self._stopping.is_set():
             following = self._store.page(page[-1], INVENTORY_PAGE) if page else []
             answer = self._directory.inventory(server, Inventory(page, last=not following))
+            # What went while the page was under way has come back by it: the page was older.
+            self._work.gone(set(page) - self._store.present(page))
             moment = self._config.clock() - answer.older_than_seconds
             for chunk_id in self._store.stored_before(answer.unknown, moment):
                 self._store.delete(chunk_id)

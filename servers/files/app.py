@@ -3,6 +3,7 @@
 from clients.files import ChunkClient
 from clients.session import HttpWire, Wire
 from clients.storage import StorageClient
+from servers.files.addresses import Addresses
 from servers.files.agent import Agent
 from servers.files.config import FilesConfig
 from servers.files.peers import own_keyring
@@ -12,6 +13,7 @@ from servers.files.store import ChunkStore
 from servers.web import Call, Door, Server
 from wire.chunking import CHUNK_ID_BYTES
 from wire.errors import BadMessage
+from wire.messages.common import Empty
 from wire.messages.files import PutChunk, Stored
 from wire.tickets import Role
 
@@ -19,19 +21,23 @@ COPY_DEADLINE_SECONDS = 10.0
 
 
 class FileServer:
-    """A ``servers.web.Server``; ``store``, ``agent`` and ``scrub`` are its parts."""
+    """A ``servers.web.Server``; ``store``, ``addresses``, ``agent`` and ``scrub`` are its parts."""
 
     def __init__(self, config: FilesConfig, wire: Wire) -> None:
         keyring = own_keyring(config.keys, config.name, config.clock)
         peers = ChunkClient(wire, keyring, COPY_DEADLINE_SECONDS)
         directory = StorageClient(wire, config.directory_url, keyring)
         self.store = ChunkStore(config)
-        self.agent = Agent(config, self.store, directory, peers, lambda: self._service.requests)
+        self.addresses = Addresses(lambda: self.agent.wake_up())
+        self.agent = Agent(config, self.store, directory, self.addresses, peers)
         self.scrub = Scrub(self.store, config.scrub_seconds, self.agent.lost)
-        self._service = FilesService(config, self.store, peers, lambda: self.agent.id, self.scrub.doubt)
+        self._service = FilesService(
+            config, self.store, self.addresses, peers, lambda: self.agent.id, self.scrub.doubt
+        )
         door = Door("files", {Role.FILES: config.keys.tickets[Role.FILES]}, config.clock)
         door.sealed("PUT", "/v1/chunks/<chunk>", self._put, (Role.FILES,))
         door.sealed("GET", "/v1/chunks/<chunk>", self._get, (Role.FILES,))
+        door.sealed("POST", "/v1/chunks/<chunk>/doubt", self._doubt, (Role.FILES,))
         self.app = door.app
 
     def start(self) -> None:
@@ -51,6 +57,10 @@ class FileServer:
 
     def _get(self, call: Call, chunk: str) -> bytes:
         return self._service.get(_chunk_id(chunk))
+
+    def _doubt(self, call: Call, chunk: str) -> Empty:
+        call.message(Empty)
+        return self._service.doubt(_chunk_id(chunk))
 
 
 def make_server(config: FilesConfig, wire: Wire | None = None) -> Server:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from servers.durable import replace, sync_folder, write_new
 from wire.chunking import CHUNK_ID_BYTES
 from wire.errors import fail
 
@@ -54,8 +55,13 @@ class ChunkFiles:
             raise
         return staged
 
+    def drop(self, staged: Path) -> None:
+        """Removes a staged file that is not needed."""
+        staged.unlink(missing_ok=True)
+
     def publish(self, staged: Path, chunk_id: bytes) -> None:
-        """Gives a staged file its name, durably."""
+        """Gives a staged file its name, durably. Raises OSError and leaves nothing under either name: what
+        had that name before must be worth nothing."""
         path = self._path(chunk_id)
         try:
             os.rename(staged, path)
@@ -123,37 +129,13 @@ class ChunkFiles:
         return self._chunks / name[:2] / name
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Makes a file with ``data`` and waits until the data is on disk (its name is not yet)."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in ``folder`` are on disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def identity(root: Path) -> bytes:
     """The 16 bytes by which the directory knows this root again; made at the first start."""
     path = root / "identity"
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        fresh = path.with_suffix(".new")
-        write_new(fresh, os.urandom(16))
-        os.rename(fresh, path)
-        sync_folder(root)
+        replace(path, os.urandom(16))
         return path.read_bytes()
 
 

@@ -10,17 +10,15 @@ from collections.abc import Callable
 
 from clients.session import Keyring
 from servers.keys import ServiceKeys
+from servers.minting import mint
 from wire.messages.auth import Credential, Session
-from wire.sealing import new_key
-from wire.tickets import Role, Ticket, seal_ticket
+from wire.tickets import Role
 
 USER = "file-server"
 """Not a user: no ticket that it makes opens a session at the directory's or lock server's user side."""
 
 LIFE_SECONDS = 300.0
 """Also how far the clocks of two machines may differ."""
-
-_NOBODY = 65534
 
 
 def own_keyring(keys: ServiceKeys, name: str, clock: Callable[[], float]) -> "OwnKeyring":
@@ -40,10 +38,5 @@ class OwnKeyring(Keyring):
 
 
 def _mint(keys: ServiceKeys, name: str, number: int, now: float) -> Session:
-    expires = now + LIFE_SECONDS
-    credentials = []
-    for role in (Role.FILES, Role.JOIN):
-        key = new_key()
-        ticket = Ticket(role, number, USER, _NOBODY, [_NOBODY], False, False, name, key, expires)
-        credentials.append(Credential(role, key, seal_ticket(keys.tickets[role], ticket)))
-    return Session(number, USER, _NOBODY, [_NOBODY], False, False, expires, LIFE_SECONDS, credentials)
+    roles = (Role.FILES, Role.JOIN)
+    return mint(keys.tickets, roles, number, USER, name, now=now, life_seconds=LIFE_SECONDS)

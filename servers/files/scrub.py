@@ -1,9 +1,10 @@
 """The scrub: reads every chunk again in the background, because disks forget without saying so.
 
 A damaged chunk is set aside and told to the directory, which has it copied again from a replica.
-Chunks that a request could not read are looked at first.
+Chunks that a request could not read, or that a client found to be others, are looked at first.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -16,6 +17,7 @@ from wire.chunking import CHUNK_ID_BYTES
 
 log = logging.getLogger(__name__)
 
+DOUBTED_MAX = 1000
 _PAGE = 256
 _PAUSE_SECONDS_MAX = 60.0
 """Between two chunks: a server with few is scrubbed more often than asked, which costs nothing."""
@@ -28,7 +30,7 @@ class Scrub:
         self._store = store
         self._seconds = seconds
         self._lost = lost
-        self._doubted: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._doubted: queue.Queue[bytes | None] = queue.Queue(DOUBTED_MAX)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
 
@@ -39,13 +41,18 @@ class Scrub:
     def close(self) -> None:
         """Stops the thread, if it was started."""
         self._stopping.set()
-        self._doubted.put(None)
+        self._wake(None)
         if self._thread.is_alive():
             self._thread.join()
 
     def doubt(self, chunk_id: bytes) -> None:
-        """Has this chunk looked at soon."""
-        self._doubted.put(chunk_id)
+        """Has this chunk looked at soon, if not too many are waiting. Anybody may doubt: what counts is what
+        the disk says then."""
+        self._wake(chunk_id)
+
+    def _wake(self, chunk_id: bytes | None) -> None:
+        with contextlib.suppress(queue.Full):
+            self._doubted.put_nowait(chunk_id)
 
     def scrub_once(self) -> list[bytes]:
         """Checks every chunk now, and returns those that were lost."""
@@ -57,8 +64,13 @@ class Scrub:
         return lost
 
     def _is_well(self, chunk_id: bytes) -> bool:
-        """Whether the chunk is here and whole. One that is missing was deleted meanwhile."""
-        if self._store.set_aside_damaged(chunk_id) is not State.DAMAGED:
+        """Whether the chunk is here and whole, as far as it could be seen. One that is missing was deleted
+        meanwhile."""
+        try:
+            if self._store.set_aside_damaged(chunk_id) is not State.DAMAGED:
+                return True
+        except OSError as error:  # of this machine; the others must be looked at nevertheless
+            log.warning("chunk %s could not be looked at: %s", chunk_id.hex(), error)
             return True
         log.warning("chunk %s is damaged; it was set aside", chunk_id.hex())
         self._lost(chunk_id)
@@ -85,12 +97,15 @@ class Scrub:
         return page[-1] if page else b""
 
     def _pause(self, seconds: float) -> None:
-        """Waits, and looks at doubted chunks meanwhile. Ends early when the scrub is stopped."""
+        """Waits, and looks at doubted chunks meanwhile, at one at least if there is any: however many are
+        doubted, the others have their turn. Ends early when the scrub is stopped."""
         until = time.monotonic() + seconds
-        while not self._stopping.is_set():
+        left = seconds
+        while left >= 0 and not self._stopping.is_set():
             try:
-                doubted = self._doubted.get(timeout=max(until - time.monotonic(), 0))
+                doubted = self._doubted.get(timeout=left)
             except queue.Empty:
                 return
             if doubted:
                 self._is_well(doubted)
+            left = until - time.monotonic()

@@ -5,17 +5,17 @@ those. A secondary that is away costs one silence, then it is left alone for a w
 """
 
 import errno
-import itertools
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from clients.files import ChunkClient
+from servers.files.addresses import Addresses
 from servers.files.config import FilesConfig
-from servers.files.store import ChunkStore
+from servers.files.store import ChunkStore, verify
 from wire.errors import Unavailable, fail
-from wire.messages.common import ServerAddress
+from wire.messages.common import Empty, ServerAddress
 from wire.messages.files import PutChunk, Stored
 from wire.tickets import Receipt, Role, seal_receipt
 
@@ -30,20 +30,19 @@ class FilesService:
         self,
         config: FilesConfig,
         store: ChunkStore,
+        addresses: Addresses,
         peers: ChunkClient,
         own_id: Callable[[], int],
         doubt: Callable[[bytes], None],
     ) -> None:
         self._config = config
         self._store = store
+        self._addresses = addresses
         self._peers = peers
         self._own_id = own_id
         self._doubt = doubt
         self._places = threading.BoundedSemaphore(config.forwarding_requests_max)
         self._forwarding = ThreadPoolExecutor(64, thread_name_prefix="forward")
-        self._requests = itertools.count(1)
-        self.requests = 0
-        """How many were answered since the start."""
 
     def close(self) -> None:
         """Waits for what is being forwarded."""
@@ -51,7 +50,6 @@ class FilesService:
 
     def get(self, chunk_id: bytes) -> bytes:
         """The chunk's bytes. ENOENT if it is not here, EIO if the disk does not give it back whole."""
-        self.requests = next(self._requests)
         try:
             return self._store.get(chunk_id)
         except OSError as error:
@@ -59,10 +57,15 @@ class FilesService:
                 self._doubt(chunk_id)
             raise
 
+    def doubt(self, chunk_id: bytes) -> Empty:
+        """Has the chunk looked at soon: a client got other bytes than its id says."""
+        self._doubt(chunk_id)
+        return Empty()
+
     def put(self, chunk_id: bytes, message: PutChunk, request_id: str) -> Stored:
         """Stores the chunk here and on ``message.forward``. Raises EBADMSG, ENOSPC, or Unavailable while
         the directory does not know this server, or too many requests wait for secondaries."""
-        self.requests = next(self._requests)
+        verify(chunk_id, message.data)
         own_id = self._own_id()
         if not own_id:
             raise Unavailable("the file server is not registered yet")
@@ -74,19 +77,21 @@ class FilesService:
     def _put_everywhere(self, chunk_id: bytes, message: PutChunk, request_id: str) -> list[int]:
         """The ids of the secondaries that have it now, 0 for one that has not."""
         if not message.forward:
-            self._store.put(chunk_id, message.data)
+            self._store.put_verified(chunk_id, message.data)
             return []
         if not self._places.acquire(blocking=False):
             raise Unavailable("too many requests wait for secondaries")
+        futures: list[Future[int]] = []
         try:
             copy = PutChunk(message.data)
-            futures: list[Future[int]] = [
+            futures += [
                 self._forwarding.submit(self._forward, server, chunk_id, copy, request_id)
-                for server in message.forward
+                for server in self._addresses.find(message.forward)
             ]
-            self._store.put(chunk_id, message.data)
+            self._store.put_verified(chunk_id, message.data)
             return [future.result() for future in futures]
         finally:
+            wait(futures)  # also when the store refused it: until then they have the place, and its memory
             self._places.release()
 
     def _forward(self, server: ServerAddress, chunk_id: bytes, copy: PutChunk, request_id: str) -> int:

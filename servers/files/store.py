@@ -10,9 +10,10 @@ What always holds:
 
 import errno
 import logging
+import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -107,12 +108,14 @@ class ChunkStore:
     def put(self, chunk_id: bytes, data: bytes) -> None:
         """Returns when the chunk is on disk. EBADMSG if ``data`` does not fit the id, ENOSPC if there is no
         room; then nothing is left behind. Of a chunk that is there already only the age begins again."""
-        if not fits(chunk_id, data):
-            raise fail(errno.EBADMSG, f"these {len(data)} bytes are not chunk {chunk_id.hex()}")
+        verify(chunk_id, data)
+        self.put_verified(chunk_id, data)
+
+    def put_verified(self, chunk_id: bytes, data: bytes) -> None:
+        """As ``put``, after ``verify``."""
         inline = len(data) <= self._config.inline_bytes_max
         with self._folders[chunk_id[0]]:
-            if not inline and self._files.size(chunk_id) == len(data):
-                self._record(chunk_id, len(data), None)
+            if not inline and self._renew_file(chunk_id, len(data)):
                 return
         if self.space().free_bytes < len(data):
             raise fail(errno.ENOSPC, "the file server is full")
@@ -123,7 +126,9 @@ class ChunkStore:
 
     def get(self, chunk_id: bytes) -> bytes:
         """The chunk's bytes, not hashed. ENOENT if it is not here, EIO if it is not as long as it was."""
-        return self._read(chunk_id, from_disk=False)
+        if (row := self._row(chunk_id)) is None:
+            raise _no_such(chunk_id)
+        return self._content(chunk_id, row, from_disk=False)
 
     def size(self, chunk_id: bytes) -> int:
         """How many bytes the chunk has. ENOENT if it is not here."""
@@ -157,7 +162,11 @@ class ChunkStore:
         with self._database.read() as connection:
             return [bytes(chunk_id) for chunk_id in connection.execute(query).scalars()]
 
-    def stored_before(self, chunk_ids: list[bytes], moment: float) -> list[bytes]:
+    def present(self, chunk_ids: Iterable[bytes]) -> set[bytes]:
+        """Those of ``chunk_ids`` that are here."""
+        return set(self.stored_before(chunk_ids, math.inf))
+
+    def stored_before(self, chunk_ids: Iterable[bytes], moment: float) -> list[bytes]:
         """Those of ``chunk_ids`` that are here and were last put before ``moment`` (the config's clock)."""
         found: list[bytes] = []
         ids = iter(chunk_ids)
@@ -178,12 +187,17 @@ class ChunkStore:
         return Space(total, max(free, 0))
 
     def check(self, chunk_id: bytes) -> State:
-        """Reads the chunk from disk and hashes it."""
+        """Reads the chunk from disk and hashes it. Raises OSError if something else than damage keeps it from
+        being read."""
+        if (row := self._row(chunk_id)) is None:
+            return State.MISSING
         try:
-            data = self._read(chunk_id, from_disk=True)
+            data = self._content(chunk_id, row, from_disk=True)
         except FileNotFoundError:
             return State.MISSING
         except OSError as error:
+            if error.errno != errno.EIO:
+                raise
             log.info("chunk %s cannot be read: %s", chunk_id.hex(), error)
             return State.DAMAGED
         return State.OK if fits(chunk_id, data) else State.DAMAGED
@@ -196,19 +210,30 @@ class ChunkStore:
         with self._folders[chunk_id[0]]:
             state = self.check(chunk_id)  # a put may have healed it
             if state is State.DAMAGED:
-                self._files.set_aside(chunk_id, self._inline_data(chunk_id))
+                _, data = self._row(chunk_id) or (0, None)
+                self._files.set_aside(chunk_id, data)
                 self._forget(chunk_id)
         return state
 
     def _put_file(self, chunk_id: bytes, data: bytes) -> None:
         staged = self._files.stage(data)
         with self._folders[chunk_id[0]]:
+            if self._renew_file(chunk_id, len(data)):  # another put was faster: its file was acknowledged
+                self._files.drop(staged)
+                return
             self._files.publish(staged, chunk_id)
             try:
                 self._record(chunk_id, len(data), None)
             except OSError:
                 self._files.remove(chunk_id)
                 raise
+
+    def _renew_file(self, chunk_id: bytes, size: int) -> bool:
+        """With the folder's lock held: whether the chunk is a file already; then its age begins again."""
+        if self._files.size(chunk_id) != size or self._row(chunk_id) != (size, None):
+            return False
+        self._record(chunk_id, size, None)
+        return True
 
     def _record(self, chunk_id: bytes, size: int, data: bytes | None) -> None:
         """Makes the row, or makes it as if it were new: what a client puts again it may commit later."""
@@ -238,26 +263,23 @@ class ChunkStore:
             self.used_bytes -= size
         return True
 
-    def _read(self, chunk_id: bytes, *, from_disk: bool) -> bytes:
+    def _row(self, chunk_id: bytes) -> tuple[int, bytes | None] | None:
+        """Its size, and the content if that is not a file."""
         with self._database.read() as connection:
             row = connection.execute(_FIND, {"of": chunk_id}).one_or_none()
-        if row is None:
-            raise _no_such(chunk_id)
-        if row.data is not None:
-            return bytes(row.data)
+        return None if row is None else (row.size, None if row.data is None else bytes(row.data))
+
+    def _content(self, chunk_id: bytes, row: tuple[int, bytes | None], *, from_disk: bool) -> bytes:
+        """EIO if the disk does not give the file back whole, ENOENT if the chunk was deleted meanwhile."""
+        size, data = row
+        if data is not None:
+            return data
         try:
-            return self._files.read(chunk_id, row.size, from_disk=from_disk)
+            return self._files.read(chunk_id, size, from_disk=from_disk)
         except FileNotFoundError as error:
             if not self.has(chunk_id):  # it was deleted in between
                 raise _no_such(chunk_id) from error
             raise fail(errno.EIO, f"the file of chunk {chunk_id.hex()} is gone") from error
-
-    def _inline_data(self, chunk_id: bytes) -> bytes | None:
-        with self._database.read() as connection:
-            data: bytes | None = connection.execute(
-                select(_chunks.c.data).where(_chunks.c.id == chunk_id)
-            ).scalar_one_or_none()
-        return data
 
     def _reconcile(self) -> None:
         """Makes rows and files agree, a folder at a time."""
@@ -293,6 +315,12 @@ class ChunkStore:
         else:  # it is damaged, or a row has its content
             self._files.remove(chunk_id)
         log.info("a file without a row was %s: %s", "kept" if adopted else "removed", chunk_id.hex())
+
+
+def verify(chunk_id: bytes, data: bytes) -> None:
+    """Raises EBADMSG if ``data`` does not fit the id."""
+    if not fits(chunk_id, data):
+        raise fail(errno.EBADMSG, f"these {len(data)} bytes are not chunk {chunk_id.hex()}")
 
 
 def _no_such(chunk_id: bytes) -> OSError:

@@ -52,15 +52,27 @@ class Work:
         """Reports a chunk that the server has no more."""
         self._report(self._missing, chunk_id)
 
+    def gone(self, chunk_ids: Iterable[bytes]) -> None:
+        """Reports chunks that were deleted, perhaps once more."""
+        for chunk_id in chunk_ids:
+            self._report(self._deleted, chunk_id)
+
     def reports(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
-        """What was deleted, copied and lost and is not confirmed yet. A chunk that came back is not lost."""
+        """What was deleted, copied and lost and is not confirmed yet, as far as it is true still: a chunk
+        may have been copied and deleted since the last report, and only the later word may be said."""
         with self._lock:
             deleted, copied, missing = (
                 list(some)[:REPORT_MAX] for some in (self._deleted, self._copied, self._missing)
             )
-        back = [chunk_id for chunk_id in missing if self._store.has(chunk_id)]
-        _forget(self._lock, self._missing, back)
-        return deleted, copied, [chunk_id for chunk_id in missing if chunk_id not in set(back)]
+        here = self._store.present([*deleted, *copied, *missing])
+        _forget(self._lock, self._deleted, here)
+        _forget(self._lock, self._copied, set(copied) - here)
+        _forget(self._lock, self._missing, here)
+        return (
+            [chunk_id for chunk_id in deleted if chunk_id not in here],
+            [chunk_id for chunk_id in copied if chunk_id in here],
+            [chunk_id for chunk_id in missing if chunk_id not in here],
+        )
 
     def confirmed(self, deleted: Iterable[bytes], copied: Iterable[bytes], missing: Iterable[bytes]) -> None:
         """These reports have arrived."""

@@ -6,6 +6,7 @@ away for ``place_seconds`` loses the place, and the next one is the head. Leases
 only, so no other rule needs a clock to say who holds what.
 """
 
+import errno
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from sqlalchemy import Connection
 
 from servers.lock.config import LockConfig
 from servers.lock.store import LockRow, Store, WaiterRow
+from wire.errors import fail
 from wire.messages.lock import Acquired, LockAnswer
 from wire.tickets import Grant, seal_grant
 
@@ -90,11 +92,13 @@ class Rules:
 
     def take(self, turn: Turn, who: Who, look: Look, queue: bool) -> Acquired:
         """Grants what is free and extends what is ``who``'s already; keeps the places that it has in the
-        queues of what is taken and, with ``queue``, joins those in which it has none."""
+        queues of what is taken and, with ``queue``, joins those in which it has none. Raises ENOLCK if its
+        user would have too many."""
         places = [row for ino in look.taken for row in look.queues[ino] if row.session == who.session]
         at_home = {row.ino for row in places}
         homeless = [ino for ino in look.taken if ino not in at_home] if queue else []
         used = [row.place for ino in look.free for row in look.queues[ino] if row.session == who.session]
+        self._need_room(turn, who.user, len(look.free) - len(used) + len(homeless))
         now, connection = self._config.clock(), turn.connection
         self._store.remove_places(connection, used)
         granted = self._grant(turn, [(ino, who) for ino in look.free])
@@ -106,8 +110,8 @@ class Rules:
             turn.ends(now + self._config.place_seconds)
         turn.settled.extend((who.session, ino) for ino in mine)
         answers = {row.ino: self._granted(row) for row in (*look.mine, *granted)}
-        answers.update((ino, _refused(look, ino, who.session)) for ino in look.taken)
-        return Acquired([answers[ino] for ino in look.inos], self._config.lease_seconds)
+        answers.update((ino, _refused(look, ino)) for ino in look.taken)
+        return Acquired([answers[ino] for ino in look.inos])
 
     def leave(self, turn: Turn, session: int, inos: Sequence[int]) -> None:
         """Gives up the session's places. Call ``pass_on`` afterwards."""
@@ -138,6 +142,12 @@ class Rules:
         if expiry is not None:
             turn.ends(expiry)
 
+    def _need_room(self, turn: Turn, user: str, more: int) -> None:
+        """Inode numbers are easily guessed: without a limit one user could lock everything."""
+        most = self._config.user_locks_max
+        if more > 0 and self._store.count_of(turn.connection, user) + more > most:
+            raise fail(errno.ENOLCK, f"a user has at most {most} locks and places in queues")
+
     def _grant(self, turn: Turn, gifts: Sequence[tuple[int, Who]]) -> list[LockRow]:
         """New locks under new tokens. The inodes are free and their new holders wait for them no more."""
         now = self._config.clock()
@@ -167,9 +177,7 @@ class Rules:
         return LockAnswer(row.ino, row.token, grant)
 
 
-def _refused(look: Look, ino: int, session: int) -> LockAnswer:
-    """Who has it, or for whom it is reserved, and how many were in the queue before this session."""
-    queue = look.queues[ino]
-    holder: Who = look.locks.get(ino) or queue[0]
-    ahead = next((index for index, row in enumerate(queue) if row.session == session), len(queue))
-    return LockAnswer(ino, holder=f"{holder.user}@{holder.client}", ahead=ahead)
+def _refused(look: Look, ino: int) -> LockAnswer:
+    """Who has it, or for whom it is reserved."""
+    holder: Who = look.locks.get(ino) or look.queues[ino][0]
+    return LockAnswer(ino, holder=f"{holder.user}@{holder.client}")

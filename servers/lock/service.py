@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LOCKS_LISTED_MAX = 6000
+"""Locks and places in one answer; each has at most 700 bytes."""
+
 CLOSE_SECONDS = 5.0
 """How long closing waits for the requests that were held back."""
 
@@ -106,10 +109,9 @@ class LockService:
         """Renewed. A lease that is over but not ended yet goes on: nobody else had the lock since."""
 
         def run(turn: Turn) -> Renewed:
-            lease_seconds = self._config.lease_seconds
-            expires = self._config.clock() + lease_seconds
+            expires = self._config.clock() + self._config.lease_seconds
             held = self._store.extend_all(turn.connection, ticket.session, expires)
-            return Renewed(held, self._store.wanted(turn.connection, ticket.session), lease_seconds)
+            return Renewed(held, self._store.wanted(turn.connection, ticket.session))
 
         return self._once(ticket, counter, message.acked, run)
 
@@ -128,12 +130,20 @@ class LockService:
         return self._once(ticket, counter, message.acked, run)
 
     def locks(self) -> Locks:
-        """Every held lock and its queue."""
+        """The held locks and their queues, as many as an answer may have."""
         with self._database.read() as connection:
-            rows = self._store.all_locks(connection)
-            queues = self._store.all_queues(connection)
-        now = self._config.clock()
-        return Locks([_info(row, queues[row.ino], now) for row in rows])
+            rows = self._store.first_locks(connection, LOCKS_LISTED_MAX + 1)
+            queues = self._store.first_queues(connection, LOCKS_LISTED_MAX + 1)
+        now, room = self._config.clock(), LOCKS_LISTED_MAX
+        shown: list[LockInfo] = []
+        for row in rows:
+            queue = queues[row.ino]
+            if room <= len(queue):
+                shown += [_info(row, queue[: room - 1], now)] if room else []
+                return Locks(shown, more=True)
+            shown.append(_info(row, queue, now))
+            room -= 1 + len(queue)
+        return Locks(shown)
 
     def expire(self) -> None:
         """Ends the leases and places whose time is over and wakes those who are next. The alarm calls it."""

@@ -30,6 +30,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     select,
     tuple_,
     update,
@@ -79,7 +80,7 @@ class Store:
             Column("ino", BigInteger, primary_key=True, autoincrement=False),
             Column("token", BigInteger, nullable=False),
             Column("session", BigInteger, nullable=False, index=True),
-            Column("user", String, nullable=False),
+            Column("user", String, nullable=False, index=True),
             Column("client", String, nullable=False),
             Column("since", Float, nullable=False),
             Column("expires", Float, nullable=False, index=True),
@@ -91,13 +92,19 @@ class Store:
             Column("place", BigInteger, primary_key=True, autoincrement=False),
             Column("ino", BigInteger, nullable=False),
             Column("session", BigInteger, nullable=False),
-            Column("user", String, nullable=False),
+            Column("user", String, nullable=False, index=True),
             Column("client", String, nullable=False),
             Column("since", Float, nullable=False),
             Column("asked_at", Float, nullable=False),
             UniqueConstraint("ino", "session"),
             sqlite_with_rowid=False,
         )
+        # On the way of every acquisition; built once, because its making would cost more than its running.
+        counts = (
+            select(func.count()).where(table.c.user == bindparam("of_user")).scalar_subquery()
+            for table in (self._locks, self._waiters)
+        )
+        self._count_of_user = select(sum(counts, literal(0)))
 
     def begin_again(self, connection: Connection, now: float, expires: float) -> None:
         """After a start: every lock ends at ``expires``, every waiter has asked ``now``."""
@@ -115,6 +122,11 @@ class Store:
         last: int = connection.execute(change.returning(meta.c.value)).scalar_one()
         return range(last - count + 1, last + 1)
 
+    def count_of(self, connection: Connection, user: str) -> int:
+        """How many locks and places the sessions of ``user`` have."""
+        count: int = connection.execute(self._count_of_user, {"of_user": user}).scalar_one()
+        return count
+
     # Locks
 
     def locks_of(self, connection: Connection, inos: Collection[int]) -> dict[int, LockRow]:
@@ -122,9 +134,10 @@ class Store:
         rows = connection.execute(select(self._locks).where(self._locks.c.ino.in_(inos)))
         return {row.ino: LockRow(*row) for row in rows}
 
-    def all_locks(self, connection: Connection) -> list[LockRow]:
-        """Every held lock, by inode."""
-        return [LockRow(*row) for row in connection.execute(select(self._locks).order_by(self._locks.c.ino))]
+    def first_locks(self, connection: Connection, limit: int) -> list[LockRow]:
+        """Held locks, by inode."""
+        rows = connection.execute(select(self._locks).order_by(self._locks.c.ino).limit(limit))
+        return [LockRow(*row) for row in rows]
 
     def add_locks(self, connection: Connection, rows: Sequence[LockRow]) -> None:
         """New locks; their inodes have none."""
@@ -173,9 +186,12 @@ class Store:
         waiters = self._waiters
         return _by_ino(connection.execute(select(waiters).where(waiters.c.ino.in_(inos))).all())
 
-    def all_queues(self, connection: Connection) -> defaultdict[int, list[WaiterRow]]:
-        """Every queue, heads first."""
-        return _by_ino(connection.execute(select(self._waiters)).all())
+    def first_queues(self, connection: Connection, limit: int) -> defaultdict[int, list[WaiterRow]]:
+        """Queues of held locks, heads first: the first ``limit`` places by inode."""
+        waiters = self._waiters
+        held = waiters.c.ino.in_(select(self._locks.c.ino))
+        query = select(waiters).where(held).order_by(waiters.c.ino, waiters.c.place).limit(limit)
+        return _by_ino(connection.execute(query).all())
 
     def heads_of_free(self, connection: Connection) -> list[WaiterRow]:
         """The heads of all queues whose lock nobody holds."""

@@ -82,7 +82,7 @@ def make_keyring(
         key = new_key()
         ticket = Ticket(role, number, user, uid, list(gids), admin, trusted, client, key, expires)
         credentials.append(Credential(role, key, seal_ticket(ticket_key, ticket)))
-    return Keyring(Session(number, user, uid, list(gids), admin, trusted, expires, 3600.0, credentials))
+    return Keyring(Session(number, user, uid, list(gids), admin, trusted, 3600.0, credentials))
 
 
 def all_ticket_keys(keys: Mapping[str, ServiceKeys]) -> dict[Role, bytes]:

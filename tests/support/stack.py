@@ -245,6 +245,8 @@ class Stack:
         self.start_directory()
         self.start_lock()
         self.files = [self._file_server(number) for number in range(1, files + 1)]
+        for server in self.files:
+            server.agent._beat()  # the first ones know of the others from now on
 
     def __enter__(self) -> Self:
         return self

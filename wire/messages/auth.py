@@ -63,8 +63,8 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session as its owner knows it. ``expires`` is when the tickets do (seconds since the epoch, the
-    server's clock); ``lifetime_seconds`` is how long they lived when they were made."""
+    """A session as its owner knows it. ``lifetime_seconds`` is how long the tickets lived when they were
+    made."""
 
     session: Positive
     user: str
@@ -72,7 +72,6 @@ class Session(msgspec.Struct, frozen=True):
     gids: list[int]
     admin: bool
     trusted: bool
-    expires: float
     lifetime_seconds: float
     credentials: list[Credential]
 

@@ -119,8 +119,8 @@ class Rename(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetAttr(msgspec.Struct, frozen=True, tag=True):
-    """Mode, owners, times; what is None stays. ``atime_now`` and ``mtime_now`` take the directory's clock
-    (and need write permission only, as utimensat(2) says of UTIME_NOW)."""
+    """Mode, owners, times; what is None stays. ``atime_now`` and ``mtime_now`` take the directory's clock;
+    both together need write permission only, as utimensat(2) says of UTIME_NOW."""
 
     ino: Positive
     mode: Mode | None = None
@@ -172,9 +172,10 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
 
     The new content is: of the base the chunks that begin below ``keep_size``, changed as ``chunks`` says,
     and ``size`` bytes in all. ESTALE (Conflict) if ``base`` is not the current version or the grant's token
-    is below the mark; ChunksMissing if a chunk must be uploaded again. Times and mode that are None follow
-    the rules (mtime is now; set-id bits are dropped); explicit ones win. A commit id that is already the
-    current version's is answered as it was the first time.
+    is below the mark; EACCES if it is above it, because nothing was opened under it, and the identity neither
+    has WRITE nor owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None
+    follow the rules (mtime is now; set-id bits are dropped); explicit ones win. A commit id that is already
+    the current version's is answered as it was the first time.
     """
 
     ino: Positive
@@ -303,7 +304,8 @@ class Listing(msgspec.Struct, frozen=True):
 
 class GetManifest(msgspec.Struct, frozen=True):
     """``POST /v1/manifest``: chunks ``first`` … ``first + count - 1`` of a version that is still retained
-    (0: the current one). READ is checked; ESTALE if that version is gone."""
+    (0: the current one). READ is checked, for one that was replaced also as the file's mode and owners were
+    then; ESTALE if that version is gone."""
 
     ino: Positive
     version: Count = 0
@@ -458,8 +460,6 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     total_bytes: Count
     free_bytes: Count
-    chunks: Count
-    requests_per_second: float = 0.0
     deleted: Annotated[list[ChunkId], Meta(max_length=20000)] = []
     copied: Annotated[list[ChunkId], Meta(max_length=20000)] = []
     missing: Annotated[list[ChunkId], Meta(max_length=20000)] = []
@@ -467,10 +467,27 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 
 class Tasks(msgspec.Struct, frozen=True):
-    """What the directory asks the server to do. ENOENT instead means: register again."""
+    """What the directory asks the server to do; ``servers`` are all that chunks may be forwarded to. ENOENT
+    instead means: register again."""
 
     delete: list[bytes] = []
     copy: list[CopyTask] = []
+    servers: list[ServerAddress] = []
+
+
+class KnownServer(msgspec.Struct, frozen=True):
+    """A file server, and whether it is alive, suspect or dead."""
+
+    id: int
+    name: str
+    url: str
+    state: str
+
+
+class KnownServers(msgspec.Struct, frozen=True):
+    """``GET /v1/servers/known`` (directory role): costs nothing, unlike ``Servers``."""
+
+    servers: list[KnownServer]
 
 
 class ServerState(msgspec.Struct, frozen=True):
@@ -491,7 +508,7 @@ class ServerState(msgspec.Struct, frozen=True):
 
 class Servers(msgspec.Struct, frozen=True):
     """``GET /v1/servers`` (directory role). ``lacking`` chunks have fewer living replicas than
-    ``replicas``; ``condemned`` ones wait for deletion."""
+    ``replicas``; ``condemned`` ones wait for deletion. Where counting takes long, it is some seconds old."""
 
     servers: list[ServerState]
     replicas: int

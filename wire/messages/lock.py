@@ -27,21 +27,19 @@ class Acquire(msgspec.Struct, frozen=True):
 
 
 class LockAnswer(msgspec.Struct, frozen=True):
-    """Either ``token`` and ``grant``, or who has it and how many wait in front of you."""
+    """Either ``token`` and ``grant``, or who has it."""
 
     ino: Positive
     token: Count = 0
     grant: bytes = b""
     holder: str = ""
     """``user@client`` of who has the lock."""
-    ahead: Count = 0
 
 
 class Acquired(msgspec.Struct, frozen=True):
     """One answer an inode, in the order of the request."""
 
     answers: list[LockAnswer]
-    lease_seconds: float
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -71,7 +69,6 @@ class Renewed(msgspec.Struct, frozen=True):
 
     held: list[Held]
     wanted: list[int]
-    lease_seconds: float
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -100,6 +97,8 @@ class Locks(msgspec.Struct, frozen=True):
     """``GET /v1/locks``. Other users' locks are shown too: who waits must be able to see for whom."""
 
     locks: list[LockInfo]
+    more: bool = False
+    """There are more than one answer may have; the last queue may be cut too."""
 
 
 class Break(msgspec.Struct, frozen=True):
