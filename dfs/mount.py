@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 END_SECONDS = 10.0
 """How long umount gives the process of the mount to end, however short it was told to wait."""
 
+FUSE_DEVICE = "/dev/fuse"
+FUSE_CONF = "/etc/fuse.conf"
+"""fuse(4), mount.fuse3(8)."""
+
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -110,6 +114,8 @@ def mount(
     )
     if ready_fd is None:
         _make_way(place)
+        if os.geteuid() != 0:
+            check_rights(place, allow_other)
         if logins.trust().load(realm, whose) is None:
             logins.log_in(realm, whose, password_file, by_default=not user)
     if foreground:
@@ -134,6 +140,26 @@ def _make_way(place: Path) -> None:
         raise OSError(errno.EBUSY, "something is mounted there already", str(place))
     if os.listdir(place):
         raise OSError(errno.EEXIST, "the mountpoint is not empty", str(place))
+
+
+def check_rights(place: Path, allow_other: bool) -> None:
+    """What fusermount3 will ask of an ordinary user, told in words of ours. Raises OSError."""
+    if shutil.which("fusermount3") is None:
+        raise OSError(errno.ENOENT, "it is not installed (on Debian: apt-get install fuse3)", "fusermount3")
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK, effective_ids=True):
+        raise OSError(errno.EACCES, "only root may use it here; an admin can allow it to you", FUSE_DEVICE)
+    if not os.access(place, os.W_OK, effective_ids=True):
+        raise OSError(errno.EACCES, "you may mount only on a directory that you may write to", str(place))
+    if allow_other and not _others_are_allowed():
+        raise OSError(errno.EPERM, "--allow-other needs the line user_allow_other there", FUSE_CONF)
+
+
+def _others_are_allowed() -> bool:
+    try:
+        lines = Path(FUSE_CONF).read_text().splitlines()
+    except OSError:
+        return False
+    return "user_allow_other" in map(str.strip, lines)
 
 
 def _default_cache_dir(place: Path, realm: str, user: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs import mount
 from dfs.logins import own_services
 from tests.support.processes import wait_until
 from tests.support.realm import CODE, RealRealm
@@ -235,3 +236,29 @@ def test_a_reader_that_has_enough_is_no_error_worth_a_word(shared_realm: RealRea
         check=True,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an ordinary user and root again")
+@pytest.mark.parametrize(
+    ("device", "place", "allow_other", "said"),
+    [
+        ("/dev/mem", "/tmp", False, "only root may use it"),
+        ("/dev/null", "/", False, "a directory that you may write to"),
+        ("/dev/null", "/tmp", True, "user_allow_other"),
+        ("/dev/null", "/tmp", False, ""),
+    ],
+)
+def test_an_ordinary_user_hears_what_keeps_him_from_mounting(
+    device: str, place: str, allow_other: bool, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mount, "FUSE_DEVICE", device)
+    monkeypatch.setattr(mount, "FUSE_CONF", str(tmp_path / "fuse.conf"))
+    os.seteuid(65534)
+    try:
+        mount.check_rights(Path(place), allow_other)
+        told = ""
+    except OSError as error:
+        told = str(error.strerror)
+    finally:
+        os.seteuid(0)
+    assert said in told and bool(said) == bool(told)

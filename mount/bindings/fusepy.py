@@ -424,6 +424,6 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
     except RuntimeError as error:
         if not has_begun.is_set():
             raise OSError(
-                errno.EIO, f"libfuse cannot mount (status {error})", str(mount.mountpoint)
+                errno.EIO, f"libfuse cannot mount (status {error}); the log says why", str(mount.mountpoint)
             ) from error
         log.info("libfuse has ended with status %s: a signal, as a rule", error)
