@@ -3,10 +3,8 @@
 The file, the records in the index and what is in memory must fit together whenever the process is
 killed. The rules, of which each method says how it keeps them:
 
-1. Before the first change of a chunk, the dirty record names it. What a dirty record names is not
-   believed of the clean record.
-2. Before the file loses a chunk that the clean record names, that record is removed. What the file has
-   gained may be missing in the record: it is fetched again.
+1. Before the first change of a chunk, the dirty record names it.
+2. Before the file loses a chunk that the clean record names, that record is removed. (Both: cache.records.)
 3. The file has zeros wherever no chunk is ready. After a kill it may have more there, so a copy that is
    loaded is punched wherever no record names a chunk.
 4. The file's length is the copy's size. Where a kill can come between the two, the record says which
@@ -20,6 +18,7 @@ from cache.changes import Changes, Dirty, Pending
 from cache.chunks import ChunkMap, NeedsManifest
 from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
 from cache.indices import END, IndexSet
+from cache.records import Records
 from cache.sparse import SparseFile
 from wire.chunking import chunk_count, pieces
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
@@ -51,7 +50,8 @@ class LocalCopy:
         self.size = 0
         self.version = 0
         self.openers = 0  # the store's
-        self._index = index
+        self._era = index.era
+        self._records = Records(ino, index)
         self._on_close = on_close
         self._on_growth = on_growth
         self._lock = threading.Lock()
@@ -59,12 +59,9 @@ class LocalCopy:
         self._changes = Changes()
         self._origin: tuple[int, bytes] | None = None
         self._exact = False
-        self._has_clean_record = False
-        self._has_dirty_record = False
-        self._clean_changed = False
         self._file = SparseFile(path)
         try:
-            self._load(index.clean(ino), index.dirty(ino))
+            self._load(*self._records.load())
             self._allocated = self._file.allocated()
         except BaseException:
             self._file.close()
@@ -86,15 +83,15 @@ class LocalCopy:
                 raise ValueError("a dirty copy cannot move to another version")
             if (version, size) == (self.version, self.size):
                 return
-            self._drop_idle_record()
+            self._records.drop_idle()
             if size < self.size:
-                self._retract()  # rule 2
+                self._records.retract()  # rule 2
                 self._forget_last(size)
             self._file.resize(size)
             self._chunks.forget_version(size)
             self._changes = Changes(size)
             self.version, self.size = version, size
-            self._clean_changed = True
+            self._records.is_old = True
 
     def learn(self, first: int, count: int, chunks: Mapping[int, ChunkAt]) -> None:
         """Takes the manifest of this version for ``count`` chunks from ``first`` on; a missing index is a
@@ -104,10 +101,10 @@ class LocalCopy:
             end = min(first + count, chunk_count(self._changes.keep_size))
             outdated = self._chunks.learn(first, end, chunks)
             if outdated:
-                self._retract()  # rule 2
+                self._records.retract()  # rule 2
             for index in outdated:
                 self._file.punch(index * CHUNK_BYTES, CHUNK_BYTES)
-            self._clean_changed = True
+            self._records.is_old = True
 
     def learned(self, index: int) -> bool:
         """Whether the manifest needs not be asked for at ``index``."""
@@ -147,7 +144,7 @@ class LocalCopy:
                 self._file.punch(start, CHUNK_BYTES)  # rule 3
                 raise
             self._chunks.hold(index, chunk_id, len(data))
-            self._clean_changed = True
+            self._records.is_old = True
             growth = self._measure()
         self._on_growth(growth)
         return True
@@ -277,8 +274,8 @@ class LocalCopy:
             changes = self._changes
             if not self.must_stay:
                 return
-            self._index.forget([self.ino])  # rules 1 and 2: from here on nothing is claimed
-            self._has_clean_record = self._has_dirty_record = self._exact = False
+            self._records.forget()  # rules 1 and 2
+            self._exact = False
             self._file.resize(min(self.size, changes.base_size))
             self._file.resize(changes.base_size)
             lost = changes.dirty
@@ -289,7 +286,6 @@ class LocalCopy:
             self.size = changes.base_size
             self._chunks.cut(chunk_count(self.size))
             self._changes = Changes(self.size)
-            self._clean_changed = True
             growth = self._measure()
         self._on_growth(growth)
 
@@ -298,7 +294,7 @@ class LocalCopy:
         with self._lock:
             if self._origin != (parent, name):
                 self._origin = parent, name
-                if self._has_dirty_record:
+                if self._records.has_dirty:
                     self._save_dirty()
 
     def origin(self) -> tuple[int, bytes] | None:
@@ -315,9 +311,9 @@ class LocalCopy:
                 self._measure()
                 self._file.stamp(seconds)
                 if not self.must_stay:
-                    self._drop_idle_record()
-                if self._clean_changed and not self.is_empty:
-                    self._index.put_clean(self.ino, self._clean_record())
+                    self._records.drop_idle()
+                if self._records.is_old and not self.is_empty:
+                    self._records.save_clean(self._clean_record())
             finally:
                 self._file.close()
 
@@ -341,7 +337,7 @@ class LocalCopy:
     def _load(self, clean: CleanRecord | None, dirty: DirtyRecord | None) -> None:
         if dirty is None and clean is not None and self._file.size() < clean.size:
             # Rule 4: somebody has taken the file away, and this is another one.
-            self._index.forget_clean(self.ino)
+            self._records.retract()
             clean = None
         if dirty is not None:
             self.size = dirty.size if dirty.exact else max(self._file.size(), dirty.size)
@@ -351,7 +347,6 @@ class LocalCopy:
         elif clean is not None:
             self.size, self.version = clean.size, clean.version
             self._changes = Changes(self.size)
-        self._has_clean_record, self._has_dirty_record = clean is not None, dirty is not None
         changed = self._changes.dirty
         self._chunks = ChunkMap(self._changes.keep_size)
         if clean is not None:
@@ -397,9 +392,8 @@ class LocalCopy:
         """All of a chunk that is not ready. Once no record names it, a kill before the dirty record leaves it
         as absent as it was."""
         if index in self._chunks.held:  # unverified: an older version's, and perhaps still this one's
-            self._retract()  # rule 2
+            self._records.retract()  # rule 2
             del self._chunks.held[index]
-            self._clean_changed = True
         try:
             self._file.write(start, data)
             self._mark(index, start + len(data))
@@ -453,7 +447,7 @@ class LocalCopy:
         old_size, was_exact = self.size, self._exact
         self._file.resize(size)
         self.size, self._exact = size, False
-        if was_exact or not self._has_dirty_record:
+        if was_exact or not self._records.has_dirty:
             try:
                 self._save_dirty()
             except OSError:
@@ -468,33 +462,16 @@ class LocalCopy:
             del self._chunks.held[index]
             self._file.punch(index * CHUNK_BYTES, CHUNK_BYTES)
 
-    def _retract(self) -> None:
-        if self._has_clean_record:
-            self._index.forget_clean(self.ino)
-            self._has_clean_record = False
-
-    def _drop_idle_record(self) -> None:
-        """What was changed and changed back leaves a dirty record that says nothing."""
-        if self._has_dirty_record:
-            self._index.forget([self.ino])
-            self._has_dirty_record = self._has_clean_record = False
-            self._clean_changed = True
-
     def _save_dirty(self) -> None:
-        self._index.put_dirty(self.ino, self._dirty_record())
-        self._has_dirty_record = True
+        self._records.save_dirty(self._dirty_record())
 
     def _save_both(self) -> None:
         still_dirty = self._changes.any(self.size)
         self._exact = self._exact and still_dirty
         small = len(self._chunks.held) <= RECORD_CHUNKS_MAX
-        self._index.replace(
-            self.ino,
-            self._clean_record() if small else None,
-            self._dirty_record() if still_dirty else None,
+        self._records.save_both(
+            self._clean_record() if small else None, self._dirty_record() if still_dirty else None
         )
-        self._has_clean_record, self._has_dirty_record = small, still_dirty
-        self._clean_changed = not small
 
     def _dirty_record(self) -> DirtyRecord:
         return self._changes.record(self.version, self.size, self._exact, self._origin)
@@ -504,7 +481,7 @@ class LocalCopy:
         verified = self._chunks.ready.copy()
         verified.remove(chunk_count(changes.keep_size), END)
         verified.difference_update(changes.dirty)
-        return self._chunks.record(self._index.era, self.version, changes.base_size, verified)
+        return self._chunks.record(self._era, self.version, changes.base_size, verified)
 
     def _measure(self) -> int:
         before, self._allocated = self._allocated, self._file.allocated()

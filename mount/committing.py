@@ -13,15 +13,15 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import msgspec
 
-from cache.copies import Dirty, LocalCopy
+from cache.copies import Dirty
 from mount.conflicts import save_conflict_copy
 from mount.nodes import Node, PendingAttrs
 from mount.proxy import Proxy
 from mount.reading import Reader
+from mount.uploads import Uploads
 from wire.errors import Busy, ChunksMissing, Conflict, fail
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.directory import Attr, ChunkChange, Commit
@@ -49,7 +49,7 @@ class Committer:
         self._reader = reader
         self._on_settled = on_settled
         self._on_saved_late = on_saved_late
-        self._uploads_fail = False
+        self.uploads = Uploads(proxy)
         self._unsaved: list[Node] = []
         self._guard = threading.Condition()
         self._stopping = False
@@ -65,35 +65,6 @@ class Committer:
             self._stopping = True
             self._guard.notify_all()
         self._retries.join()
-
-    # Early uploads
-
-    def upload_early(self, node: Node, index: int) -> None:
-        """Under guard: begins to upload a chunk that a sequential writer has filled. While uploads fail, the
-        commit will tell; nothing is queued that its deadline would have to wait for."""
-        if not self._uploads_fail:
-            self._begin_upload(node, index, CHUNK_BYTES)
-
-    def _begin_upload(self, node: Node, index: int, length: int) -> Future[ChunkChange]:
-        """Under guard: the upload of the chunk as it is now, which may be under way or done already; of at
-        most ``length`` bytes, because the file may grow before they are read."""
-        known = node.uploaded.get(index)
-        if known is not None and not (known.done() and (known.cancelled() or known.exception())):
-            return known
-        future = node.uploaded[index] = self._proxy.uploads.submit(self._upload, node.copy, index, length)
-        return future
-
-    def _upload(self, copy: LocalCopy, index: int, length: int) -> ChunkChange:
-        data = copy.chunk_bytes(index)[: max(length, 0)]
-        if not data:
-            return ChunkChange(index)
-        try:
-            change = self._proxy.upload(data, index)
-        except OSError:
-            self._uploads_fail = True
-            raise
-        self._uploads_fail = False
-        return change
 
     # Commits
 
@@ -138,24 +109,11 @@ class Committer:
             snapshot = node.copy.snapshot_dirty()
             pending, node.pending = node.pending, PendingAttrs()
         try:
-            changes = self._upload_all(node, snapshot)
+            changes = self.uploads.upload_all(node, snapshot)
             return self._write_down(node, snapshot, changes, pending)
         except BaseException:
             with node.guard:
-                node.pending = _merged(pending, node.pending)
-            raise
-
-    def _upload_all(self, node: Node, snapshot: Dirty) -> list[ChunkChange]:
-        lengths = {index: min(CHUNK_BYTES, snapshot.size - index * CHUNK_BYTES) for index in snapshot.chunks}
-        if len(lengths) == 1 and not node.uploaded:  # a small file: another thread would only cost time
-            return [self._upload(node.copy, index, length) for index, length in lengths.items()]
-        with node.guard:
-            uploads = {index: self._begin_upload(node, index, length) for index, length in lengths.items()}
-        try:
-            return [upload.result() for upload in uploads.values()]
-        except BaseException:
-            for upload in uploads.values():
-                upload.cancel()
+                node.pending = pending.overruled(node.pending)
             raise
 
     @staticmethod
@@ -212,7 +170,8 @@ class Committer:
             node.unsent = None
             node.uploaded.clear()
             node.copy.abort_commit()
-            node.pending = _merged(PendingAttrs(commit.mode, commit.atime, commit.mtime), node.pending)
+            sent = PendingAttrs(commit.mode, commit.atime, commit.mtime)
+            node.pending = sent.overruled(node.pending)
 
     @staticmethod
     def _settle(node: Node, version: int) -> None:
@@ -289,10 +248,7 @@ class Committer:
         name = save_conflict_copy(self._proxy, self._reader, node)
         error = Conflict(f"somebody else has written meanwhile; this content is in {os.fsdecode(name)!r}")
         with node.guard:
-            node.unsent = None
-            node.copy.discard()
-            node.pending = PendingAttrs()
-            node.written_at = 0
+            node.discard()
             node.failure = error
             if attr is not None:
                 node.move_to(attr)
@@ -351,15 +307,4 @@ class Committer:
     def _give_up(node: Node) -> None:
         """The file was removed while its content could not be written back: nobody will miss it."""
         with node.committing, node.guard:
-            node.unsent = None
-            node.copy.discard()
-            node.pending = PendingAttrs()
-            node.written_at = 0
-
-
-def _merged(older: PendingAttrs, newer: PendingAttrs) -> PendingAttrs:
-    return PendingAttrs(
-        older.mode if newer.mode is None else newer.mode,
-        older.atime if newer.atime is None else newer.atime,
-        older.mtime if newer.mtime is None else newer.mtime,
-    )
+            node.discard()

@@ -151,7 +151,7 @@ class Contents(Tree):
         if offset == handle.next_write:
             with handle.node.guard:
                 for index in range(offset // CHUNK_BYTES, end // CHUNK_BYTES):
-                    self._committer.upload_early(handle.node, index)
+                    self._committer.uploads.begin_early(handle.node, index)
         handle.next_write = end
 
     def _check_writable(self, node: Node) -> None:

@@ -42,6 +42,14 @@ class PendingAttrs:
     def __bool__(self) -> bool:
         return (self.mode, self.atime, self.mtime) != (None, None, None)
 
+    def overruled(self, newer: "PendingAttrs") -> "PendingAttrs":
+        """These, but for what ``newer`` sets."""
+        return PendingAttrs(
+            self.mode if newer.mode is None else newer.mode,
+            self.atime if newer.atime is None else newer.atime,
+            self.mtime if newer.mtime is None else newer.mtime,
+        )
+
 
 class Node:
     """See the module. ``pins`` is the table's; everything else is under ``guard`` unless said."""
@@ -130,6 +138,13 @@ class Node:
         self.pending = PendingAttrs()
         self.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
         return self.failure
+
+    def discard(self) -> None:
+        """Under committing and guard: gives up what is dirty and what was being sent."""
+        self.unsent = None
+        self.copy.discard()
+        self.pending = PendingAttrs()
+        self.written_at = 0
 
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""

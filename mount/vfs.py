@@ -269,6 +269,16 @@ class Vfs(Contents):
         finally:
             node.gate.release()
 
+    def fsync(self, number: int) -> int:
+        """What fsync(2) promises, which is about the file, whatever the handle: everything that was written
+        here is durable, or an error says that not. Returns as ``flush``."""
+        handle = self._handle(number)
+        if handle.is_writer:
+            return self.flush(number)
+        if handle.node.copy.must_stay or handle.node.pending:
+            self._committer.flush(handle.node)
+        return 0
+
     def release(self, number: int) -> None:
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""
         handle = self._table.remove_handle(number)
@@ -313,30 +323,6 @@ class Vfs(Contents):
                 self._proxy.directory.mutate([Drop([node.ino])])
             except OSError as error:
                 log.info("inode %d is left to the directory's own clearing: %s", node.ino, error)
-
-    def fsync(self, number: int) -> int:
-        """What fsync(2) promises, which is about the file, whatever the handle: everything that was written
-        here is durable, or an error says that not. Returns as ``flush``."""
-        handle = self._handle(number)
-        if handle.is_writer:
-            return self.flush(number)
-        if handle.node.copy.must_stay or handle.node.pending:
-            self._commit_unasked(handle.node, self._committer.flush)
-        return 0
-
-    def _commit_unasked(self, node: Node, commit: Callable[[Node], None]) -> None:
-        """``commit`` for who is no writer. What recovery had to leave needs a lock, and nobody else here
-        would give it back."""
-        if node.lock is not None:
-            commit(node)
-            return
-        with self._entered(node, self._lock_wait_seconds):
-            was_locked = node.lock is not None
-            try:
-                commit(node)
-            finally:
-                if not was_locked:
-                    self._let_go(node)
 
     def _renew_holds(self) -> None:
         """Tells the directory what is open here and has no name: what it does not hear of for days goes."""
@@ -388,7 +374,7 @@ class Vfs(Contents):
         for node in self._table.nodes():
             try:
                 if node.copy.dirty:
-                    self._commit_unasked(node, self._committer.commit)
+                    self._committer.commit(node)
             except OSError as error:
                 log.info("inode %d is not written back: %s", node.ino, error)
             except Exception:
