@@ -155,6 +155,8 @@ class Committer:
                     self._withdraw(node, unsent)
                     if error.errno == errno.EPERM:
                         node.pending = PendingAttrs()
+                if error.errno == errno.EACCES:  # the lock was lost, and with it what was given at the open
+                    self._give_way(node, None, "the lock was lost, and the leave to write was taken away")
                 raise
             else:
                 assert attr is not None, "a commit is answered with attributes"
@@ -241,12 +243,14 @@ class Committer:
         else:
             node.copy.abort_commit()
 
-    def _give_way(self, node: Node, attr: Attr | None) -> None:
+    def _give_way(
+        self, node: Node, attr: Attr | None, why: str = "somebody else has written meanwhile"
+    ) -> None:
         """The loser of a conflict: its content is kept beside the winner's, and its handles say so."""
         with node.guard:  # from here on nothing is written that the copy would not have
-            node.failure = Conflict("somebody else has written meanwhile")
+            node.failure = Conflict(why)
         name = save_conflict_copy(self._proxy, self._reader, node)
-        error = Conflict(f"somebody else has written meanwhile; this content is in {os.fsdecode(name)!r}")
+        error = Conflict(f"{why}; this content is in {os.fsdecode(name)!r}")
         with node.guard:
             node.discard()
             node.failure = error

@@ -830,7 +830,8 @@ def _bytes(kind: inspect.BytesType) -> st.SearchStrategy[bytes]:
 @QUICK
 @given(data=st.data())
 def test_random_bytes_in_a_seal(house: House, route: Route, data: st.DataObject) -> None:
-    reply = house.send(route, data.draw(st.binary(min_size=1)))
+    # An empty map is a message where all may be left out.
+    reply = house.send(route, data.draw(st.binary(min_size=1).filter(lambda raw: raw != b"\x80")))
     assert (reply.status, reply.is_sealed) == (400, True)
 
 

@@ -523,6 +523,27 @@ def test_a_lock_lost_unheard_is_taken_again_at_the_commit(stack: Stack) -> None:
     assert one.names() == ["file"]
 
 
+def test_who_lost_the_lock_and_the_leave_to_write_gets_a_conflict_copy(stack: Stack) -> None:
+    """Only while the lock is held does the leave last that was given at the open."""
+    alice, bob = stack.client(), stack.client(user="bob", uid=10002, gids=(10002,))
+    alice.write("/file", BASE)
+    alice.set("/file", Changes(mode=0o666))
+    handle = bob.open("/file", BOTH)
+    bob.vfs.write(handle, 0, b"LOSER")
+    alice.set("/file", Changes(mode=0o644))
+    bob.vfs.flush(handle)
+    assert alice.read("/file") == b"LOSER" + BASE[5:]
+    bob.vfs.write(handle, 0, b"AGAIN")
+    lose_locks(stack, bob)
+    with raises(errno.ESTALE):
+        bob.vfs.flush(handle)
+    bob.vfs.release(handle)
+    copy = max(bob.names(), key=len)
+    assert (bob.read(f"/{copy}"), bob.read("/file")) == (b"AGAIN" + BASE[5:], b"LOSER" + BASE[5:])
+    alice.write("/file", b"mine")
+    assert alice.read("/file")[:4] == b"mine"
+
+
 @pytest.mark.parametrize("is_told", [True, False])
 def test_who_lost_the_lock_to_a_writer_gets_a_conflict_copy(stack: Stack, is_told: bool) -> None:
     one, two = stack.client(), stack.client()
