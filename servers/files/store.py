@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from servers.database import Database, sqlite_url
+from servers.database import Database, Prepared, sqlite_url
 from servers.files.config import FilesConfig
 from servers.files.disk import ChunkFiles
 from wire.chunking import fits
@@ -59,14 +59,10 @@ _chunks = Table(
 )
 Index("chunks_sizes", _chunks.c.size)
 
-# On the way of every put and get; built once, because their making would cost more than their running.
-_ADD = insert(_chunks).on_conflict_do_nothing()
-_RENEW = (
-    update(_chunks)
-    .where(_chunks.c.id == bindparam("of"))
-    .values(size=bindparam("size"), stored_at=bindparam("stored_at"), data=bindparam("data"))
-)
-_FIND = select(_chunks.c.size, _chunks.c.data).where(_chunks.c.id == bindparam("of"))
+# On the way of every put and get.
+_ADD = Prepared(insert(_chunks).on_conflict_do_nothing(), ["id", "size", "stored_at", "data"])
+_RENEW = Prepared(update(_chunks).where(_chunks.c.id == bindparam("of")), ["size", "stored_at", "data"])
+_FIND = Prepared(select(_chunks.c.size, _chunks.c.data).where(_chunks.c.id == bindparam("of")))
 
 
 class State(Enum):
@@ -240,9 +236,9 @@ class ChunkStore:
         values = {"size": size, "stored_at": self._config.clock(), "data": data}
 
         def change(connection: Connection) -> bool:
-            if connection.execute(_ADD, {"id": chunk_id, **values}).rowcount:
+            if _ADD.run(connection, id=chunk_id, **values).rowcount:
                 return True
-            connection.execute(_RENEW, {"of": chunk_id, **values})
+            _RENEW.run(connection, of=chunk_id, **values)
             return False
 
         if self._database.write(change):
@@ -266,8 +262,11 @@ class ChunkStore:
     def _row(self, chunk_id: bytes) -> tuple[int, bytes | None] | None:
         """Its size, and the content if that is not a file."""
         with self._database.read() as connection:
-            row = connection.execute(_FIND, {"of": chunk_id}).one_or_none()
-        return None if row is None else (row.size, None if row.data is None else bytes(row.data))
+            row = _FIND.run(connection, of=chunk_id).fetchone()
+        if row is None:
+            return None
+        size, data = row
+        return size, data
 
     def _content(self, chunk_id: bytes, row: tuple[int, bytes | None], *, from_disk: bool) -> bytes:
         """EIO if the disk does not give the file back whole, ENOENT if the chunk was deleted meanwhile."""
