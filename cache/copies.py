@@ -74,6 +74,10 @@ class CopyStore:
             copy.openers += 1
             return copy
 
+    def has(self, ino: int) -> bool:
+        """Whether there is anything of an inode here, as of now."""
+        return ino in self._open or ino in self._kept or ino in self._dirty
+
     def dirty_inos(self) -> list[int]:
         """The inodes with changes that are not committed, those of earlier processes included."""
         with self._lock:

@@ -51,9 +51,13 @@ class DirectoryClient:
         )
         return mutated.results
 
-    def resolve(self, parent: int, names: Sequence[bytes], caller: Caller | None = None) -> Resolved:
-        """Walks ``names`` from ``parent`` as far as it goes; ``errno`` says what stopped it."""
-        return self._channel.call("POST", "/v1/resolve", Resolve(parent, list(names), caller), Resolved)
+    def resolve(
+        self, parent: int, names: Sequence[bytes], caller: Caller | None = None, *, content: bool = False
+    ) -> Resolved:
+        """Walks ``names`` from ``parent`` as far as it goes; ``errno`` says what stopped it. With ``content``
+        the manifest comes along."""
+        message = Resolve(parent, list(names), caller, content)
+        return self._channel.call("POST", "/v1/resolve", message, Resolved)
 
     def attrs(self, inos: Sequence[int], caller: Caller | None = None) -> list[Attr | None]:
         """One for each of ``inos``; None where it is not there or not reachable."""

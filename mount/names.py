@@ -12,7 +12,7 @@ from cache.metadata import MetadataCache
 from clients.directory import DirectoryClient
 from wire.errors import fail
 from wire.messages.common import Caller
-from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Result
+from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Resolved, Result
 
 BELIEF_SECONDS = 1.0
 
@@ -30,14 +30,23 @@ class Names:
             known = self._walk_cached(names)
             if known is not None:
                 return known
-        resolved = self._directory.resolve(ROOT_INO, list(names), caller)
+        return self.walk_now(names, caller).attrs
+
+    def walk_now(self, names: Sequence[bytes], caller: Caller | None, *, content: bool = False) -> Resolved:
+        """As a fresh ``walk``; with ``content`` the manifest of a file comes along."""
+        resolved = self._directory.resolve(ROOT_INO, list(names), caller, content=content)
         for attr in resolved.attrs:
             self._cache.put_attr(attr, BELIEF_SECONDS)
         for parent, name, attr in zip(resolved.attrs, names, resolved.attrs[1:], strict=False):
             self._cache.put_entry(parent, name, attr.ino, BELIEF_SECONDS)
         if resolved.errno:
             raise fail(getattr(errno, resolved.errno, errno.EIO))
-        return resolved.attrs
+        return resolved
+
+    def believed(self, names: Sequence[bytes]) -> int:
+        """The inode that a path is believed to name, 0 if nothing is."""
+        known = self._walk_cached(names)
+        return known[-1].ino if known else 0
 
     def _walk_cached(self, names: Sequence[bytes]) -> list[Attr] | None:
         attr = self._cache.get_attr(ROOT_INO)

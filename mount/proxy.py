@@ -7,7 +7,7 @@ renewed. It keeps no file's state; that is the Vfs's. Usable without a mount (se
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from clients.attempts import Attempts
@@ -81,9 +81,13 @@ class Proxy:
     def manifest(self, ino: int, version: int, first: int, caller: Caller | None = None) -> Manifest:
         """MANIFEST_CHUNKS_MAX places of a version's manifest, from chunk ``first`` on."""
         manifest = self.directory.manifest(ino, version, first, caller=caller)
-        for server in manifest.servers:
-            self._servers[server.id] = server
+        self.learn_servers(manifest.servers)
         return manifest
+
+    def learn_servers(self, servers: Iterable[ServerAddress]) -> None:
+        """Remembers where they are."""
+        for server in servers:
+            self._servers[server.id] = server
 
     def download(self, chunk: ChunkAt) -> bytes:
         """The verified bytes of a chunk, from whichever replica answers."""

@@ -8,7 +8,7 @@ from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import Caller
-from wire.messages.directory import ChunkAt
+from wire.messages.directory import ChunkAt, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,14 @@ class Reader:
     def learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
         """Asks for the manifest of ``version`` from chunk ``index`` on; what the node does not show any more
         when it comes is dropped. Raises ESTALE if the version is not retained."""
-        manifest = self._proxy.manifest(node.ino, version, index, who)
+        self.take(node, self._proxy.manifest(node.ino, version, index, who), index, MANIFEST_CHUNKS_MAX)
+
+    def take(self, node: Node, manifest: Manifest, first: int, count: int) -> None:
+        """Learns a manifest of ``count`` chunks from ``first`` on, unless it is of another version."""
+        self._proxy.learn_servers(manifest.servers)
         with node.guard:
             if node.copy.version == manifest.version:
-                node.copy.learn(index, MANIFEST_CHUNKS_MAX, {c.index: c for c in manifest.chunks})
+                node.copy.learn(first, count, {chunk.index: chunk for chunk in manifest.chunks})
 
     def _fetch(self, node: Node, index: int, who: Caller | None) -> Future[bool]:
         """Under guard: the one download of this chunk that is under way. One for an older version, of another

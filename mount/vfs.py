@@ -20,13 +20,14 @@ from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, fail
-from wire.limits import FILE_BYTES_MAX, OPS_MAX
+from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
     Attr,
     Create,
     Drop,
     Hold,
+    Manifest,
     OpenWrite,
 )
 from wire.names import check_name
@@ -104,10 +105,11 @@ class Vfs(Contents):
         who: Caller | None,
         *,
         attr: Attr | None = None,
+        manifest: Manifest | None = None,
         origin: tuple[int, bytes] | None = None,
     ) -> Handle:
-        """Opens a file. ``attr`` are its attributes if the caller has just asked the directory for them;
-        ``origin`` (parent, name) is where a conflict copy would go.
+        """Opens a file. ``attr`` and ``manifest`` are what the directory has just told the caller; ``origin``
+        (parent, name) is where a conflict copy would go.
 
         Raises Busy if another mount's writer is not done in time (EWOULDBLOCK with O_NONBLOCK).
         """
@@ -125,6 +127,8 @@ class Vfs(Contents):
                 self._begin_writing(node, flags, who)
             else:
                 self._begin_reading(node, attr, who)
+            if manifest is not None:
+                self._reader.take(node, manifest, 0, RESOLVED_CHUNKS_MAX)
         except BaseException:
             self._unpin(node)
             raise
@@ -140,11 +144,16 @@ class Vfs(Contents):
         return self._table.add_handle(node, flags, who, is_writer=writes)
 
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
-        """Opens what a path names now: one call to the directory both walks it and tells the version."""
-        attrs = self._names.walk(names, who, fresh=True)
-        if len(attrs) == 1:
+        """Opens what a path names now: one call to the directory walks it, tells the version and, unless
+        there is a local copy, where the content is."""
+        content = not flags & os.O_TRUNC and not self._copies.has(self._names.believed(names))
+        resolved = self._names.walk_now(names, who, content=content)
+        if not names:
             raise fail(errno.EISDIR)
-        return self.open(attrs[-1].ino, flags, who, attr=attrs[-1], origin=(attrs[-2].ino, names[-1]))
+        *_, parent, attr = resolved.attrs
+        return self.open(
+            attr.ino, flags, who, attr=attr, manifest=resolved.manifest, origin=(parent.ino, names[-1])
+        )
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, who: Caller | None

@@ -19,7 +19,7 @@ from mount.vfs import Changes
 from servers.directory.collection import forget_holds
 from servers.directory.schema import holds
 from tests.support.processes import wait_until
-from tests.support.stack import DIRECTORY, LOCK, Client, Stack
+from tests.support.stack import DIRECTORY, LOCK, Client, Stack, split
 from wire.errors import Busy, Conflict, ReplyLost, fail
 from wire.limits import CHUNK_BYTES, OPS_MAX
 from wire.messages.common import Caller
@@ -1118,6 +1118,36 @@ def test_a_file_that_recovery_commits_while_it_is_opened_shows_its_new_size(stac
     handle = again.vfs.open(old.ino, READ, None, attr=old)
     assert again.vfs.handle_attr(handle.number).size == len(b"content")
     again.vfs.release(handle.number)
+
+
+def test_a_cold_read_asks_the_directory_once_and_a_warm_one_too(stack: Stack) -> None:
+    watched = WatchedWire()
+    one, two = stack.client(), stack.client(wrap=watched.wrap)
+    one.write("/file", b"content")
+    asked: list[str] = []
+    watched.before = lambda _method, url: asked.append(url.removeprefix(DIRECTORY).partition("/chunks/")[0])
+    assert two.read("/file") == b"content"
+    assert len(asked) == 2, "the path with its manifest, and the chunk"
+    assert asked[0] == "/v1/resolve"
+    asked.clear()
+    assert two.read("/file") == b"content"
+    assert asked == ["/v1/resolve"]
+    one.write("/file", b"CONTENT!")
+    asked.clear()
+    assert two.read("/file") == b"CONTENT!"
+    assert asked[:2] == ["/v1/resolve", "/v1/manifest"], "a copy is here, so the manifest was not asked for"
+    assert len(asked) == 3
+
+
+def test_a_manifest_that_comes_with_a_path_is_for_who_may_read(stack: Stack) -> None:
+    one, two = stack.client(), stack.client(user="bob", uid=10002, gids=(10002,))
+    one.write("/file", b"content")
+    names = split("/file")
+    for mode, shown in ((0o600, False), (0o622, False), (0o604, True)):
+        one.set("/file", Changes(mode=mode))
+        assert (two.proxy.directory.resolve(1, names, content=True).manifest is not None) is shown
+    assert two.proxy.directory.resolve(1, names).manifest is None
+    assert two.proxy.directory.resolve(1, [], content=True).manifest is None
 
 
 def test_two_mounts_cannot_share_a_cache_folder(stack: Stack) -> None:

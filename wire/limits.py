@@ -31,6 +31,9 @@ LIST_ENTRIES_MAX = 2000
 MANIFEST_CHUNKS_MAX = 8192
 """The longest range of a manifest in one answer, and the most changed chunks in one commit."""
 
+RESOLVED_CHUNKS_MAX = 64
+"""The range of the manifest that comes with a path."""
+
 USER_BYTES_MAX = 64
 PASSWORD_BYTES_MAX = 1024
 CLIENT_BYTES_MAX = 128

@@ -67,9 +67,12 @@ class DirectoryServer:
         def manifest(view: View, message: GetManifest) -> msgspec.Struct:
             return reads.get_manifest(view, self._storage, message)
 
+        def resolve(view: View, message: Resolve) -> msgspec.Struct:
+            return reads.resolve(view, self._storage, message)
+
         views: dict[str, Callable[[Call], Reply]] = {
             "/v1/mutations": self._mutate,
-            "/v1/resolve": self._reader(Resolve, reads.resolve),
+            "/v1/resolve": self._reader(Resolve, resolve),
             "/v1/attrs": self._reader(GetAttrs, reads.get_attrs),
             "/v1/list": self._reader(List, reads.list_entries),
             "/v1/manifest": self._reader(GetManifest, manifest),

@@ -10,7 +10,7 @@ from servers.directory.store import Inode
 from servers.directory.view import View, is_directory
 from wire.chunking import chunk_count
 from wire.errors import fail
-from wire.limits import NAME_BYTES_MAX
+from wire.limits import NAME_BYTES_MAX, RESOLVED_CHUNKS_MAX
 from wire.messages.directory import (
     ROOT_INO,
     Attr,
@@ -36,7 +36,7 @@ from wire.messages.directory import (
 from wire.permissions import READ, SEARCH, Owned, is_owner, may
 
 
-def resolve(view: View, message: Resolve) -> Resolved:
+def resolve(view: View, storage: Storage, message: Resolve) -> Resolved:
     """The walk is done at once; then each step is checked in order."""
     met = store.walk(view.connection, message.parent, message.names)
     if not met:
@@ -51,7 +51,13 @@ def resolve(view: View, message: Resolve) -> Resolved:
         if reason:
             return Resolved(attrs, reason)
         attrs.append(met[depth + 1].attr())
+    if message.content and _has_content_for(view, met[-1]):
+        return Resolved(attrs, manifest=_manifest(view, storage, met[-1], range(RESOLVED_CHUNKS_MAX)))
     return Resolved(attrs)
+
+
+def _has_content_for(view: View, inode: Inode) -> bool:
+    return stat.S_ISREG(inode.mode) and inode.size > 0 and may(view.who, inode, READ)
 
 
 def _why_not(view: View, directory: Inode, name: bytes) -> str:
@@ -96,11 +102,18 @@ def get_manifest(view: View, storage: Storage, message: GetManifest) -> Manifest
     if not stat.S_ISREG(inode.mode):
         raise fail(errno.EISDIR if is_directory(inode) else errno.EINVAL)
     _need_to_read(view, inode)
-    version = message.version or inode.version
+    return _manifest(
+        view, storage, inode, range(message.first, message.first + message.count), message.version
+    )
+
+
+def _manifest(view: View, storage: Storage, inode: Inode, indices: range, version: int = 0) -> Manifest:
+    """Of ``version``, or of the current one (0)."""
+    version = version or inode.version
     old = None if version == inode.version else version
     size = inode.size if old is None else _old_size(view, inode, old)
-    end = min(message.first + message.count, chunk_count(size))
-    found = content_store.get_extents(view.connection, inode.ino, message.first, end, old)
+    end = min(indices.stop, chunk_count(size))
+    found = content_store.get_extents(view.connection, inode.ino, indices.start, end, old)
     where = chunks.locations(view.connection, [extent.chunk for extent in found])
     order = {tuple(servers): storage.order(servers) for servers in where.values()}
     placed = [

@@ -246,19 +246,23 @@ class Mutated(msgspec.Struct, frozen=True):
 
 
 class Resolve(msgspec.Struct, frozen=True):
-    """``POST /v1/resolve``: walks ``names`` from ``parent``; symlinks are not followed."""
+    """``POST /v1/resolve``: walks ``names`` from ``parent``; symlinks are not followed. ``content`` asks also
+    where the content is."""
 
     parent: Positive
     names: Annotated[list[Name], Meta(max_length=OPS_MAX)]
     caller: Caller | None = None
+    content: bool = False
 
 
 class Resolved(msgspec.Struct, frozen=True):
     """The attributes of ``parent`` and of each name, as far as the walk came. If it stopped early
-    ``errno`` says why (ENOENT, ENOTDIR, EACCES, ENAMETOOLONG)."""
+    ``errno`` says why (ENOENT, ENOTDIR, EACCES, ENAMETOOLONG). ``manifest`` has the first RESOLVED_CHUNKS_MAX
+    chunks of a file whose content was asked for and may be read."""
 
     attrs: list[Attr]
     errno: str = ""
+    manifest: "Manifest | None" = None
 
 
 class GetAttrs(msgspec.Struct, frozen=True):
