@@ -151,12 +151,13 @@ class WriteLocks:
         except Unavailable as error:
             log.info("the place in the queue of inode %d is left to expire: %s", ino, error.detail)
 
-    def release(self, ino: int) -> None:
-        """Gives the lock back, in the background."""
+    def release(self, ino: int, *, is_void: bool = False) -> None:
+        """Gives the lock back, in the background. One that has turned out to be void is not taken back by who
+        asks for it meanwhile."""
         with self._guard:
             lock = self._held.pop(ino, None)
             if lock is not None:
-                self._to_release[ino] = lock
+                self._to_release[ino] = replace(lock, grant=b"", is_fresh=False) if is_void else lock
                 self._guard.notify_all()
 
     def is_wanted(self, ino: int) -> bool:

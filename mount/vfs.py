@@ -230,12 +230,12 @@ class Vfs(Contents):
             self._committer.commit(node)  # in the name of who wrote it
         lock = node.lock or self._wait_for_lock(node.ino, wait_seconds)
         try:
-            attr, _ = self._change(OpenWrite(node.ino, lock.grant, reads), who)
-        except BaseException:
-            if node.lock is None:
-                self._proxy.write_locks.release(node.ino)
-            raise
-        assert attr is not None, "opening is answered with attributes"
+            attr = self._open_write(node, lock, reads, who)
+        except Conflict:  # it was lost while it waited to be given back, and taken back from there
+            if node.lock is not None:
+                raise
+            lock = self._wait_for_lock(node.ino, wait_seconds)
+            attr = self._open_write(node, lock, reads, who)
         with node.guard:
             if node.lock is None:
                 # A commit that is still to be sent again was made under the lock that is ours once more.
@@ -243,6 +243,16 @@ class Vfs(Contents):
                     node.move_to(attr)
                 node.lock, node.lock_lost = lock, False
             node.caller = who
+
+    def _open_write(self, node: Node, lock: WriteLock, reads: bool, who: Caller | None) -> Attr:
+        try:
+            attr, _ = self._change(OpenWrite(node.ino, lock.grant, reads), who)
+        except BaseException as error:
+            if node.lock is None:
+                self._proxy.write_locks.release(node.ino, is_void=isinstance(error, Conflict))
+            raise
+        assert attr is not None, "opening is answered with attributes"
+        return attr
 
     def _wait_for_lock(self, ino: int, wait_seconds: float) -> WriteLock:
         """The write lock. Those who wait never take the threads that their holders need to let go."""

@@ -523,6 +523,18 @@ def test_a_lock_lost_unheard_is_taken_again_at_the_commit(stack: Stack) -> None:
     assert one.names() == ["file"]
 
 
+def test_a_lock_that_ended_while_it_waited_to_be_given_back_is_asked_for_anew(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FRESH_RELEASE_SECONDS", 3600.0)
+    one, two = stack.client(), stack.client()
+    one.write("/file", b"one")
+    stack.advance_locks()
+    two.append("/file", b" two")
+    one.append("/file", b" three")
+    assert two.read("/file") == b"one two three"
+
+
 def test_who_lost_the_lock_and_the_leave_to_write_gets_a_conflict_copy(stack: Stack) -> None:
     """Only while the lock is held does the leave last that was given at the open."""
     alice, bob = stack.client(), stack.client(user="bob", uid=10002, gids=(10002,))
