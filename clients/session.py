@@ -118,7 +118,7 @@ class HttpWire:
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
-                timeout=Timeout(min(CONNECT_SECONDS, silence_seconds), silence_seconds),
+                timeout=Timeout(connect=min(CONNECT_SECONDS, silence_seconds), read=silence_seconds),
                 preload_content=False,
                 decode_content=False,
             )
