@@ -246,6 +246,12 @@ class LocalCopy:
                 self._changes.pending = before
                 raise
 
+    def begin_anew(self) -> None:
+        """The commit that was begun never arrived and another one is made of the same content: until it is
+        begun, the record on disk is of the first."""
+        with self._lock:
+            self._changes.pending = None
+
     def pending(self) -> Pending | None:
         """The commit that was begun and neither committed nor aborted, also by an earlier process."""
         with self._lock:

@@ -28,5 +28,5 @@ class StorageClient:
     def inventory(self, server: int, message: Inventory) -> InventoryAnswer:
         """Which of these chunks nobody knows. ENOENT as for ``heartbeat``."""
         path = f"/v1/servers/{server}/inventory"
-        # A page of 20 000 chunks takes the directory longer than a heartbeat.
+        # A page of 10 000 chunks takes the directory longer than a heartbeat.
         return self._channel.mutate(path, lambda _: message, InventoryAnswer, wait_seconds=30.0)

@@ -1,8 +1,8 @@
 """Memory of processes that move chunks: what is freed is kept for the next chunk.
 
 glibc gives large blocks back to the kernel as soon as they are freed, and a new one costs a fault for each
-page. Where a virtual machine gives freed memory back to its host, a second fault there: on such a machine 1 GB
-of fresh pages took 1.5 to 1.9 s to touch, and 0.03 s once they were there.
+page. Where a virtual machine gives freed memory back to its host, a second fault there: on such a machine
+1 GB of fresh pages took 1.5 to 1.9 s to touch, and 0.03 s once they were there.
 """
 
 import ctypes

@@ -89,7 +89,6 @@ class Committer:
     def _commit(self, node: Node) -> None:
         if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
             self._regain(node)
-        self._find_sent(node)
         covered = False
         while not covered:
             is_of_now = node.unsent is None  # else it was begun before what was written since
@@ -204,7 +203,6 @@ class Committer:
             found = self._proxy.directory.find_commit(node.ino, node.unsent.commit_id)
             if found.version:
                 self._settle(node, found.version)
-        self._find_sent(node)
         lock = attr = busy = None
         try:
             lock = self._proxy.write_locks.acquire(node.ino, REGAIN_SECONDS)
@@ -226,22 +224,11 @@ class Committer:
             node.move_to(attr)
         with node.guard:
             node.unsent = None
+            node.copy.abort_commit()
             node.pending = PendingAttrs()
             if busy is None:
                 raise node.outrun()
         raise busy
-
-    def _find_sent(self, node: Node) -> None:
-        """What became of a commit that an earlier process began and whose recovery the directory did not
-        answer. One that is found nowhere now is refused if it comes later: its token is below ours."""
-        left = node.copy.pending() if node.unsent is None else None
-        if left is None:
-            return
-        found = self._proxy.directory.find_commit(node.ino, left.commit_id)
-        if found.version:
-            node.copy.committed(found.version)
-        else:
-            node.copy.abort_commit()
 
     def _give_way(
         self, node: Node, attr: Attr | None, why: str = "somebody else has written meanwhile"

@@ -117,7 +117,7 @@ def _recover(proxy: Proxy, copy: LocalCopy) -> str:
             copy.committed(found.version)
             if not copy.dirty:
                 return "its last commit had arrived"
-        elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node):
+        elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node, pending):
             return "its last commit was sent again"
     if not copy.dirty:
         return "it lost to another writer, and was kept as a conflict copy"
@@ -135,8 +135,9 @@ def _is_whole(copy: LocalCopy, pending: Pending) -> bool:
     )
 
 
-def _commit(proxy: Proxy, node: Node) -> bool:
-    """Commits under a lock of our own, if nobody has written meanwhile."""
+def _commit(proxy: Proxy, node: Node, pending: Pending) -> bool:
+    """Commits under a lock of our own, if nobody has written meanwhile. Until the new commit is written down
+    the old one is on disk: what a failure or a kill leaves is still known to have been begun."""
     reader = Reader(proxy)
     committer = Committer(proxy, reader, on_settled=lambda _: None, on_saved_late=lambda _: None)
     try:
@@ -148,7 +149,8 @@ def _commit(proxy: Proxy, node: Node) -> bool:
         attr = proxy.directory.attrs([node.ino])[0]
         if attr is None or attr.version != node.copy.version:
             return False
-        node.copy.abort_commit()
+        committer.uploads.upload_ahead(node, pending.chunk_ids)
+        node.copy.begin_anew()
         node.lock = lock
         committer.commit(node)
     except (Conflict, PermissionError):  # the leave to write was the dead mount's, or another user's

@@ -4,6 +4,7 @@ An upload is of the chunk as it is when it is read. Whoever changes a chunk forg
 (``Node.note_write``), so one that is still known when a snapshot is made has all that the snapshot has.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import Future
 
 from cache.copies import Dirty, LocalCopy
@@ -25,6 +26,13 @@ class Uploads:
         commit will tell; nothing is queued that its deadline would have to wait for."""
         if not self._fail:
             self._begin(node, index, CHUNK_BYTES)
+
+    def upload_ahead(self, node: Node, indices: Iterable[int]) -> None:
+        """Uploads these chunks for the commit that follows. Raises what the servers said."""
+        with node.guard:
+            uploads = [self._begin(node, index, CHUNK_BYTES) for index in indices]
+        for upload in uploads:
+            upload.result()
 
     def upload_all(self, node: Node, snapshot: Dirty) -> list[ChunkChange]:
         """What a commit says of the snapshot's chunks, when all are stored. Raises what the servers said."""

@@ -19,7 +19,7 @@ from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.tree import Changes
-from wire.errors import Busy, Conflict, fail
+from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
@@ -127,12 +127,12 @@ class Vfs(Contents):
                 self._begin_writing(node, flags, who)
             else:
                 self._begin_reading(node, attr, who)
-            if manifest is not None:
-                self._reader.take(node, manifest, 0, RESOLVED_CHUNKS_MAX)
         except BaseException:
             self._unpin(node)
             raise
         try:
+            if manifest is not None:
+                self._reader.take(node, manifest, 0, RESOLVED_CHUNKS_MAX)
             if origin is not None and writes:
                 node.copy.set_origin(*origin)
             if flags & os.O_TRUNC:
@@ -389,11 +389,15 @@ class Vfs(Contents):
         return sorted({*self._copies.dirty_inos(), *(node.ino for node in self._committer.unsaved())})
 
     def write_back_all(self) -> None:
-        """Commits everything that is dirty. Errors stay with the handles."""
+        """Commits everything that is dirty. Errors stay with the handles; when a service is away that is the
+        end, because each further inode would wait a whole deadline for it."""
         for node in self._table.nodes():
             try:
                 if node.copy.dirty:
                     self._committer.commit(node)
+            except Unavailable as error:
+                log.info("inode %d and what else is dirty is not written back: %s", node.ino, error)
+                return
             except OSError as error:
                 log.info("inode %d is not written back: %s", node.ino, error)
             except Exception:

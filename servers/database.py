@@ -88,6 +88,8 @@ class Database:
         except Exception as error:
             known = _translate(error) if isinstance(error, self._failures) else error
             log.error("a commit failed, nothing of its group was done: %s", known)
+            # SQLAlchemy takes a transaction whose COMMIT failed for ended; SQLite may not.
+            self._writer.connection.rollback()
             outcomes = [(None, known)] * len(group)
         for (_, future), (result, failure) in zip(group, outcomes, strict=True):
             if failure is None:

@@ -91,29 +91,25 @@ class _Kept:
         if not self._is_set:
             self._is_set = True
             for listener in _listeners():
-                with listener:
-                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    for option, value in _KEEPALIVE:
-                        listener.setsockopt(socket.IPPROTO_TCP, option, value)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in _KEEPALIVE:
+                    listener.setsockopt(socket.IPPROTO_TCP, option, value)
         return self._app(environ, start_response)
 
 
 def _listeners() -> Iterator[socket.socket]:
-    """This process's listening sockets, under descriptors of our own."""
+    """This process's listening sockets, not to be closed. Nor is any other descriptor duplicated and closed:
+    closing one of a database's file would end all locks that SQLite has on it (fcntl(2))."""
     for name in os.listdir("/proc/self/fd"):
         try:
-            descriptor = os.dup(int(name))
+            found = socket.socket(fileno=int(name))
         except OSError:
-            continue  # closed meanwhile
+            continue  # no socket, or closed meanwhile
         try:
-            found = socket.socket(fileno=descriptor)
-        except OSError:  # no socket
-            os.close(descriptor)
-            continue
-        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            yield found
-        else:
-            found.close()
+            if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                yield found
+        finally:
+            found.detach()
 
 
 def _raise_descriptor_limit() -> None:

@@ -1098,6 +1098,40 @@ def test_a_mount_goes_on_although_recovery_could_not(
     assert "its last commit was sent again" in caplog.text
 
 
+def test_a_commit_that_recovery_could_not_upload_again_is_none_the_less_known_to_have_been_begun(
+    stack: Stack,
+) -> None:
+    two = stack.client()
+    dead = left_dirty(stack, ["/file"], flushed=True)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    stack.back()
+    stack.advance_locks()
+    for number in range(1, len(stack.files) + 1):
+        stack.away(f"http://files{number}")
+    again.recovery.run()
+    assert len(again.recovery.left()) == 1
+    stack.back()
+    again.recovery.run()
+    assert two.read("/file") == b"content"
+    assert two.names() == ["file", "other"]
+
+
+def test_writing_everything_back_waits_for_one_deadline_when_a_service_is_away(stack: Stack) -> None:
+    one = stack.client(deadline_seconds=GONE_SECONDS)
+    handles = [one.open(f"/{number}", MAKE) for number in range(10)]
+    for handle in handles:
+        one.vfs.write(handle, 0, b"content")
+    stack.away(DIRECTORY)
+    began = time.monotonic()
+    one.vfs.write_back_all()
+    assert time.monotonic() - began < 4 * GONE_SECONDS
+    stack.back()
+    one.vfs.write_back_all()
+    assert not one.vfs.unsaved()
+    for handle in handles:
+        one.close_handle(handle)
+
+
 def test_what_recovery_has_left_is_settled_before_it_is_opened(stack: Stack) -> None:
     """Nobody takes for committed what was not."""
     two = stack.client()

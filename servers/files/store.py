@@ -204,7 +204,7 @@ class ChunkStore:
         if state is not State.DAMAGED:
             return state
         with self._folders[chunk_id[0]]:
-            state = self.check(chunk_id)  # a put may have healed it
+            state = self.check(chunk_id)  # a put may have written its row anew
             if state is State.DAMAGED:
                 _, data = self._row(chunk_id) or (0, None)
                 self._files.set_aside(chunk_id, data)
