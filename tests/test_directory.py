@@ -377,6 +377,10 @@ def test_chown_and_chmod_are_for_owners(alice: User, bob: User, root: User) -> N
         alice.do(SetAttr(file.ino, gid=BOB))
     assert stat.S_IMODE(alice.do(SetAttr(file.ino, mode=0o6755)).mode) == 0o6755
     assert stat.S_IMODE(alice.do(SetAttr(file.ino, gid=TEAM)).mode) == 0o755
+    fifo = alice.do(Create(ROOT_INO, b"p", stat.S_IFIFO | 0o6755))
+    assert stat.S_IMODE(root.do(SetAttr(fifo.ino, uid=BOB)).mode) == 0o755
+    folder = alice.do(Create(ROOT_INO, b"d", stat.S_IFDIR | 0o6755))
+    assert stat.S_IMODE(root.do(SetAttr(folder.ino, uid=BOB)).mode) == 0o6755
     given = root.do(SetAttr(file.ino, uid=BOB, gid=BOB))
     assert (given.uid, given.gid) == (BOB, BOB)
     mixed = bob.do(SetAttr(file.ino, gid=TEAM, mode=0o2750))

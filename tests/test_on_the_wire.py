@@ -54,9 +54,8 @@ class Capture:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
         self._socket.setsockopt(socket.SOL_SOCKET, RECEIVE_BUFFER_FORCE, BUFFER_BYTES)
         self._socket.bind(("lo", ALL_PROTOCOLS))
-        self._socket.settimeout(0.2)
         self._streams: dict[bytes, dict[int, bytes]] = {}
-        self._ending = threading.Event()
+        self._end = os.urandom(16)
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -64,22 +63,17 @@ class Capture:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ending.set()
+        # What was sent before this packet is read before it.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(self._end, ("127.0.0.1", 9))
         self._thread.join()
         statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
         self._socket.close()
         assert int.from_bytes(statistics[4:], "little") == 0, "packets were dropped: nothing is proved"
 
     def _run(self) -> None:
-        while True:
-            try:
-                frame = self._socket.recv(65536 + ETHERNET_BYTES)
-            except TimeoutError:
-                # Only in a silence: what was sent before the end is read before the end.
-                if self._ending.is_set():
-                    return
-            else:
-                self._take(frame[ETHERNET_BYTES:])
+        while not (frame := self._socket.recv(65536 + ETHERNET_BYTES)).endswith(self._end):
+            self._take(frame[ETHERNET_BYTES:])
 
     def _take(self, packet: bytes) -> None:
         if packet[0] >> 4 != 4 or packet[9] != TCP:

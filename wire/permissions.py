@@ -89,8 +89,9 @@ def mode_after_chmod(who: Identity, what: Owned, mode: int) -> int:
 
 
 def mode_without_privileges(mode: int) -> int:
-    """The mode of a regular file after a write or chown by an ordinary user: set-id bits are cleared."""
-    if not stat.S_ISREG(mode):
+    """The mode after a write by an ordinary user, or a chown by anybody: set-id bits are cleared, except a
+    directory's (chown_common() of Linux's fs/open.c)."""
+    if stat.S_ISDIR(mode):
         return mode
     mode &= ~stat.S_ISUID
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
