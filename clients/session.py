@@ -2,7 +2,7 @@
 
 ``Keyring`` holds what a session may show to services and renews it. ``Channel`` is one service (one
 base URL and role): ``call`` sends a message and returns the decoded reply or raises the ``OSError`` that
-the service raised. A ``Wire`` moves bytes; ``HttpWire`` does it over HTTP, tests put others in its place.
+the service raised. A ``Wire`` moves bytes: ``clients.http`` over HTTP, tests in other ways.
 
 Retrying: a request that never arrived is sent again until the deadline. One whose reply was lost is
 sent again too, because every mutation bears a request id whose reply the service remembers, and all
@@ -11,7 +11,6 @@ else may be repeated. A deadline counts silence: it starts again with every byte
 
 import base64
 import errno
-import io
 import itertools
 import logging
 import random
@@ -23,26 +22,19 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import msgspec
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
-from urllib3.util import Timeout
 
 from clients.attempts import Attempts
 from wire import codec
 from wire.errors import (
     BadSeal,
     DfsError,
-    NeverReached,
     Problem,
-    ReplyLost,
     SlowDown,
     TicketRefused,
     Unavailable,
     fail,
     from_problem,
 )
-from wire.limits import BODY_BYTES_MAX
 from wire.messages.auth import Credential, Session
 from wire.sealing import reply_context, request_context, seal, unseal
 from wire.tickets import Role
@@ -51,8 +43,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-CONNECT_SECONDS = 3.0
-BLOCK_BYTES = 256 * 1024
 PAUSE_SECONDS_MAX = 2.0
 SEALED = "application/vnd.dfs.sealed"
 
@@ -90,69 +80,6 @@ class Wire(Protocol):
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
     ) -> Answer:
         """Raises NeverReached or ReplyLost."""
-
-
-class HttpWire:
-    """HTTP/1.1 with kept-alive connections, shared by all channels of a process."""
-
-    def __init__(self, connections: int = 64) -> None:
-        # The connections are requests', the calls urllib3's, which is below: Request, Response and Session
-        # (cookies, proxies, redirects, hooks) would cost 0.4 ms a call here.
-        self._adapter = HTTPAdapter()
-        self._adapter.init_poolmanager(64, connections, blocksize=BLOCK_BYTES)
-        self._pools: dict[str, HTTPConnectionPool] = {}
-
-    def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
-        """Raises NeverReached or ReplyLost."""
-        try:
-            pool, path = self._pool(url)
-            response = pool.urlopen(
-                method,
-                path,
-                # A large body goes in blocks: the time-out of a socket is for all of what it is given to send
-                # (socket.sendall).
-                body=io.BytesIO(body) if len(body) > BLOCK_BYTES else body or None,
-                headers={**headers, "Content-Length": str(len(body))} if body else headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=Timeout(connect=min(CONNECT_SECONDS, silence_seconds), read=silence_seconds),
-                preload_content=False,
-                decode_content=False,
-            )
-        except NewConnectionError as error:
-            raise NeverReached(f"nobody listens at {url}") from error
-        except ConnectTimeoutError as error:
-            raise NeverReached(f"{url} does not answer") from error
-        except (LocationValueError, UnicodeError) as error:  # some hosts cannot be written in an address
-            raise NeverReached(f"{url!r} is no address: {error}") from error
-        except (HTTPError, OSError) as error:
-            raise ReplyLost(f"the connection to {url} broke: {error}") from error
-        try:
-            data = response.read(BODY_BYTES_MAX + 1)
-            while len(data) <= BODY_BYTES_MAX and (more := response.read(BODY_BYTES_MAX)):
-                data += more
-            response.release_conn()
-        except (HTTPError, OSError) as error:
-            response.close()
-            raise ReplyLost(f"the answer of {url} broke off: {error}") from error
-        return Answer(response.status, response.headers.get("Content-Type") == SEALED, data)
-
-    def _pool(self, url: str) -> tuple[HTTPConnectionPool, str]:
-        """The connections to the host of ``url``, and its path."""
-        scheme, _, rest = url.partition("://")
-        host, slash, path = rest.partition("/")
-        origin = f"{scheme}://{host}"
-        pool = self._pools.get(origin)
-        if pool is None:
-            pool = self._pools[origin] = self._adapter.poolmanager.connection_from_url(origin)
-        return pool, slash + path or "/"
-
-    def close(self) -> None:
-        """Closes the kept connections."""
-        self._adapter.close()
 
 
 class Breaker:

@@ -15,8 +15,9 @@ import click
 
 from clients.auth import AuthClient, fetch_realm, keyring_of, login
 from clients.directory import DirectoryClient
+from clients.http import HttpWire
 from clients.lock import LockClient
-from clients.session import Channel, HttpWire
+from clients.session import Channel
 from clients.trust import Trust, normal_url
 from mount.proxy import Proxy
 from mount.registry import state_folder

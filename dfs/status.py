@@ -153,7 +153,7 @@ def _supervised(told: "Told") -> Iterator[Service]:
 def _remote(url: str) -> Status:
     """By asking the services; what needs a login is left out without one."""
     from clients.auth import fetch_realm
-    from clients.session import HttpWire
+    from clients.http import HttpWire
     from dfs import logins
 
     with closing(HttpWire()) as wire:

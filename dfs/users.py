@@ -35,7 +35,7 @@ user_argument = click.argument("user", default=me, metavar="[USER]")
 def signup(user: str, realm: str, password_file: Path | None) -> None:
     """Become a user of a realm, with the name USER (or your local one). The first one is its admin."""
     from clients import auth
-    from clients.session import HttpWire
+    from clients.http import HttpWire
     from dfs import logins
 
     with closing(HttpWire()) as wire:

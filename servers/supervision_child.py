@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from clients.session import HttpWire, call_plain
+from clients.http import HttpWire
+from clients.session import call_plain
 from servers.supervision import Plan, child_environment, python, rotate
 from wire.messages.common import Health
 

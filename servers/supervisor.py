@@ -20,7 +20,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from clients.session import Channel, HttpWire, Keyring
+from clients.http import HttpWire
+from clients.session import Channel, Keyring
 from servers.keys import read_keys
 from servers.minting import mint
 from servers.supervision import Changes, Plan, RealmRoot, Settings, is_free, rotate, tail

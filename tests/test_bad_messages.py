@@ -21,7 +21,8 @@ from msgspec import inspect
 
 from clients.auth import login, signup
 from clients.files import ChunkClient
-from clients.session import SEALED, HttpWire
+from clients.http import HttpWire
+from clients.session import SEALED
 from clients.trust import Trust
 from servers.auth.app import make_server as make_auth
 from servers.auth.config import AuthConfig

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clients.session import HttpWire, call_plain
+from clients.http import HttpWire
+from clients.session import call_plain
 from dfs.logins import own_services
 from servers.supervision import Changes, Plan, RealmRoot, Settings
 from servers.supervision_child import Child

@@ -1,7 +1,8 @@
 """Routes of a file server, and the parts it is made of."""
 
 from clients.files import ChunkClient
-from clients.session import HttpWire, Wire
+from clients.http import HttpWire
+from clients.session import Wire
 from clients.storage import StorageClient
 from servers.files.addresses import Addresses
 from servers.files.agent import Agent
