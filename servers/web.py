@@ -138,7 +138,7 @@ class Door:
         method: str,
         path: str,
         view: View,
-        roles: tuple[Role, ...],
+        role: Role,
         *,
         allow_expired: bool = False,
     ) -> None:
@@ -147,7 +147,7 @@ class Door:
         def run(**arguments: object) -> Response:
             began = time.perf_counter()
             try:
-                call = self._open(roles, allow_expired)
+                call = self._open(role, allow_expired)
             except OSError as error:
                 # Quoted: what nobody vouches for must not write lines of its own into the log.
                 log.warning("refused %s %s: %s", method, quote(request.path), error.strerror)
@@ -159,7 +159,7 @@ class Door:
 
         self.app.add_url_rule(path, f"{method} {path}", run, methods=[method])
 
-    def _open(self, roles: tuple[Role, ...], allow_expired: bool) -> Call:
+    def _open(self, role: Role, allow_expired: bool) -> Call:
         request_id = request.headers.get("DFS-Request", "")
         if not 0 < len(request_id) <= 64 or not request_id.isprintable():
             raise BadMessage("the header DFS-Request is missing or too long")
@@ -167,7 +167,7 @@ class Door:
         header = request.headers.get("DFS-Ticket", "")
         if len(header) > HEADER_BYTES_MAX:
             raise TooLarge("the ticket is too long")
-        ticket = self._open_ticket(header, roles)
+        ticket = self._open_ticket(header, role)
         if ticket.expires < self._clock() and not allow_expired:
             raise TicketRefused("the ticket has expired")
         if request.method in ("PUT", "POST"):
@@ -186,14 +186,11 @@ class Door:
         context = request_context(request.method, _path(), request_id)
         return Call(ticket, request_id, unseal(ticket.key, sealed, context))
 
-    def _open_ticket_uncached(self, header: str, roles: tuple[Role, ...]) -> Ticket:
-        sealed = _base64(header)
-        for role in roles:
-            try:
-                return open_ticket(self._keys[role], sealed, roles)
-            except TicketRefused:
-                continue
-        raise TicketRefused("no ticket for this service")
+    def _open_ticket_uncached(self, header: str, role: Role) -> Ticket:
+        try:
+            return open_ticket(self._keys[role], _base64(header), role)
+        except TicketRefused as error:
+            raise TicketRefused("no ticket for this service") from error
 
     def _answer(self, call: Call, view: View, arguments: dict[str, object]) -> Response:
         try:

@@ -72,7 +72,7 @@ class House:
         self.trust = Trust(folder / "state")
         self.server = self.start()
         door = Door("lock", self.keys["lock"].tickets, self.clock)
-        door.sealed("GET", "/v1/me", self._who, (Role.LOCK,))
+        door.sealed("GET", "/v1/me", self._who, Role.LOCK)
         self.wire.apps[LOCK] = door.app
 
     @staticmethod

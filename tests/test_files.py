@@ -78,9 +78,9 @@ class FakeDirectory:
         self.ids: dict[bytes, int] = {}
         self.forgotten: set[int] = set()
         door = Door("directory", REALM["directory"].tickets, clock)
-        door.sealed("POST", "/v1/servers", self._register, (Role.JOIN,))
-        door.sealed("POST", "/v1/servers/<int:server>/heartbeat", self._heartbeat, (Role.JOIN,))
-        door.sealed("POST", "/v1/servers/<int:server>/inventory", self._inventory, (Role.JOIN,))
+        door.sealed("POST", "/v1/servers", self._register, Role.JOIN)
+        door.sealed("POST", "/v1/servers/<int:server>/heartbeat", self._heartbeat, Role.JOIN)
+        door.sealed("POST", "/v1/servers/<int:server>/inventory", self._inventory, Role.JOIN)
         self.app = door.app
 
     def wait(self, condition: Callable[[], bool]) -> None:

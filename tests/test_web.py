@@ -34,9 +34,9 @@ def make_app() -> Flask:
     def crash(call: Call) -> Empty:
         raise ZeroDivisionError
 
-    door.sealed("POST", "/v1/double", double, (Role.LOCK,))
-    door.sealed("GET", "/v1/refuse", refuse, (Role.LOCK,))
-    door.sealed("GET", "/v1/crash", crash, (Role.LOCK,))
+    door.sealed("POST", "/v1/double", double, Role.LOCK)
+    door.sealed("GET", "/v1/refuse", refuse, Role.LOCK)
+    door.sealed("GET", "/v1/crash", crash, Role.LOCK)
     return door.app
 
 
