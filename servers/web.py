@@ -7,6 +7,7 @@ bytes. Whatever cannot be opened is answered without a seal and never acted on.
 
 import base64
 import binascii
+import errno
 import logging
 import os
 import re
@@ -79,7 +80,7 @@ class Call:
         if caller is None:
             return Identity(self.ticket.uid, tuple(self.ticket.gids))
         if not self.ticket.trusted:
-            raise fail(1, "only a trusted session may speak for others")
+            raise fail(errno.EPERM, "only a trusted session may speak for others")
         return Identity(caller.uid, tuple(caller.gids))
 
 
@@ -215,7 +216,7 @@ class Door:
             log.exception("%s %s failed unforeseen", request.method, request.path)
             status, data = (
                 500,
-                codec.encode(to_problem(fail(5, "internal error, see the log"), call.request_id)),
+                codec.encode(to_problem(fail(errno.EIO, "internal error, see the log"), call.request_id)),
             )
         else:
             log.debug("%s %s by %s", request.method, request.path, call.ticket.user)
@@ -239,7 +240,7 @@ class Door:
 
     def _on_unforeseen(self, error: Exception) -> Response:
         log.error("%s %s failed unforeseen", request.method, request.path, exc_info=error)
-        return self._problem(fail(5, "internal error, see the log"))
+        return self._problem(fail(errno.EIO, "internal error, see the log"))
 
     def _count(self, endpoint: str, status: int, began: float) -> None:
         self._requests.labels(endpoint, str(status)).inc()

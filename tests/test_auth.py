@@ -1,5 +1,6 @@
 """Who is who: the authentication server, its client, and what the client keeps about realms."""
 
+import errno
 import logging
 import stat
 import threading
@@ -166,13 +167,13 @@ def test_a_taken_name_is_eexist_and_keeps_its_password(house: House, alice: Sess
 def test_a_name_that_cannot_be_one_is_refused(house: House, name: str) -> None:
     with pytest.raises(OSError) as caught:
         house.signup(name)
-    assert caught.value.errno == 22
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_a_short_password_is_refused(house: House) -> None:
     with pytest.raises(OSError, match="at least 8 characters") as caught:
         house.signup("alice", "x" * (PASSWORD_CHARACTERS_MIN - 1))
-    assert caught.value.errno == 22
+    assert caught.value.errno == errno.EINVAL
     house.signup("alice", "x" * PASSWORD_CHARACTERS_MIN)
 
 
@@ -705,7 +706,7 @@ def test_what_is_no_realm_is_said_in_a_sentence(house: House, answer: bytes) -> 
 def test_what_is_no_url_is_said_in_a_sentence(house: House, url: str) -> None:
     with pytest.raises(OSError, match="not the URL of a realm") as caught:
         fetch_realm(url, house.wire, house.trust)
-    assert caught.value.errno == 22
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_sessions_are_kept_a_user_and_a_realm(house: House, alice: Session, bob: Session) -> None:

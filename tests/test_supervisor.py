@@ -1,5 +1,6 @@
 """The supervisor: what it starts, what it starts again, and that nothing outlives it."""
 
+import errno
 import itertools
 import os
 import signal
@@ -260,7 +261,7 @@ def test_a_deep_root_has_a_control_socket_too(tmp_path: Path) -> None:
 
     def handle(question: Ask) -> Told:
         if question.verb == "stop":
-            raise fail(2, f"no {question.name}")
+            raise fail(errno.ENOENT, f"no {question.name}")
         return Told(realm=question.verb)
 
     server = ControlServer(deep, handle)
