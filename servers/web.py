@@ -27,6 +27,7 @@ from werkzeug.routing import IntegerConverter
 from servers.logs import request_id as current_request
 from wire import codec
 from wire.errors import BadMessage, BadSeal, SlowDown, TicketRefused, TooLarge, fail, to_problem
+from wire.headers import METHODS_WITH_BODY, REQUEST_HEADER, SEAL_HEADER, SEALED, TICKET_HEADER
 from wire.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 from wire.messages.common import Caller, Health
 from wire.permissions import Identity
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 Reply = msgspec.Struct | bytes
 
-SEALED = "application/vnd.dfs.sealed"
 PROBLEM = "application/problem+json"
 
 
@@ -161,17 +161,17 @@ class Door:
         self.app.add_url_rule(path, f"{method} {path}", run, methods=[method])
 
     def _open(self, role: Role, allow_expired: bool) -> Call:
-        request_id = request.headers.get("DFS-Request", "")
+        request_id = request.headers.get(REQUEST_HEADER, "")
         if not 0 < len(request_id) <= 64 or not request_id.isprintable():
-            raise BadMessage("the header DFS-Request is missing or too long")
+            raise BadMessage(f"the header {REQUEST_HEADER} is missing or too long")
         current_request.set(request_id)
-        header = request.headers.get("DFS-Ticket", "")
+        header = request.headers.get(TICKET_HEADER, "")
         if len(header) > HEADER_BYTES_MAX:
             raise TooLarge("the ticket is too long")
         ticket = self._open_ticket(header, role)
         if ticket.expires < self._clock() and not allow_expired:
             raise TicketRefused("the ticket has expired")
-        if request.method in ("PUT", "POST"):
+        if request.method in METHODS_WITH_BODY:
             if request.content_length is None:
                 raise BadMessage("the header Content-Length is missing")
             if request.content_length > BODY_BYTES_MAX:
@@ -183,7 +183,7 @@ class Door:
             if len(sealed) != request.content_length:
                 raise BadMessage("the body is not as long as it says")
         else:
-            sealed = _base64(request.headers.get("DFS-Seal", ""))
+            sealed = _base64(request.headers.get(SEAL_HEADER, ""))
         context = request_context(request.method, _path(), request_id)
         return Call(ticket, request_id, unseal(ticket.key, sealed, context))
 
@@ -195,7 +195,7 @@ class Door:
 
     def _answer(self, call: Call, view: View, arguments: dict[str, object]) -> Response:
         try:
-            if call.body and request.method not in ("PUT", "POST"):
+            if call.body and request.method not in METHODS_WITH_BODY:
                 raise BadMessage("a message came where none is taken")
             reply = view(call, **arguments)
             data = reply if isinstance(reply, bytes) else codec.encode(reply)

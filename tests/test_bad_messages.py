@@ -21,7 +21,7 @@ from msgspec import inspect
 
 from clients.auth import login, signup
 from clients.files import ChunkClient
-from clients.session import SEALED, HttpWire
+from clients.session import HttpWire
 from clients.trust import Trust
 from servers.auth.app import make_server as make_auth
 from servers.auth.config import AuthConfig
@@ -38,6 +38,7 @@ from tests.support.inprocess import InProcessWire, make_keyring
 from wire import codec
 from wire.chunking import new_chunk_id
 from wire.errors import Problem
+from wire.headers import SEALED
 from wire.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 from wire.messages import auth, directory, files, lock
 from wire.messages.common import Empty, ServerAddress
