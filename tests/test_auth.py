@@ -20,6 +20,7 @@ from servers.database import sqlite_url
 from servers.keys import new_realm_keys
 from servers.web import Call, Door, Server
 from tests.support.inprocess import InProcessWire, LossyWire
+from tests.support.times import Clock
 from wire import codec
 from wire.errors import BadMessage, BadSeal, SlowDown, TicketRefused, TooLarge, Unavailable, WrongCredentials
 from wire.messages.auth import (
@@ -42,16 +43,6 @@ AUTH = "http://auth"
 LOCK = "http://lock"
 PASSWORD = "correct horse"
 NONCE = b"n" * 16
-
-
-class Clock:
-    """Seconds since the epoch, as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class House:

@@ -30,6 +30,7 @@ from servers.files.tasks import Work
 from servers.keys import new_realm_keys
 from servers.web import Call, Door
 from tests.support.inprocess import InProcessWire, make_keyring
+from tests.support.times import Clock
 from wire.chunking import new_chunk_id
 from wire.errors import ReplyLost, TicketRefused, Unavailable, fail
 from wire.limits import CHUNK_BYTES
@@ -50,16 +51,6 @@ REALM = new_realm_keys()
 KEYS = REALM["files"]
 DIRECTORY_URL = "http://directory"
 SMALL, LARGE = 1000, 200_000
-
-
-class Clock:
-    """A clock that stands until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeDirectory:

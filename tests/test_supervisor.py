@@ -21,8 +21,9 @@ from dfs.logins import own_services
 from servers.supervision import Changes, Plan, RealmRoot, Settings
 from servers.supervision_child import Child
 from servers.supervision_control import Ask, ControlServer, RootLock, Told, ask
-from tests.support.processes import marked, wait_until
+from tests.support.processes import marked
 from tests.support.realm import RealRealm
+from tests.support.times import wait_until
 from wire.errors import fail
 from wire.messages.common import Health
 from wire.messages.lock import Held
