@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from clients.session import SEALED, Answer
+from clients.session import Answer
 from wire.errors import NeverReached, ReplyLost
+from wire.headers import METHODS_WITH_BODY, SEALED
 from wire.limits import BODY_BYTES_MAX
 
 CONNECT_SECONDS = 3.0
@@ -71,7 +72,7 @@ class HttpWire:
                 host = self._hosts[origin] = _Host(origin)
             lines = [f"{method} /{path} HTTP/1.1", f"Host: {origin}"]
             lines += [f"{name}: {value}" for name, value in headers.items()]
-            if body or method in ("PUT", "POST"):
+            if body or method in METHODS_WITH_BODY:
                 lines.append(f"Content-Length: {len(body)}")
             return host, "\r\n".join([*lines, "\r\n"]).encode("ascii")
         except ValueError as error:

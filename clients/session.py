@@ -35,6 +35,7 @@ from wire.errors import (
     fail,
     from_problem,
 )
+from wire.headers import METHODS_WITH_BODY, REQUEST_HEADER, SEAL_HEADER, SEALED, TICKET_HEADER
 from wire.messages.auth import Credential, Session
 from wire.sealing import reply_context, request_context, seal, unseal
 from wire.tickets import Role
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 
 PAUSE_SECONDS_MAX = 2.0
-SEALED = "application/vnd.dfs.sealed"
 
 RESEND_SECONDS_MAX = 600.0
 """A request is not sent again later than this: services forget replies after two hours (servers.replies)."""
@@ -292,12 +292,12 @@ class Channel:
     ) -> bytes:
         sealed = seal(credential.key, body, request_context(method, path, request_id))
         headers = {
-            "DFS-Ticket": base64.b64encode(credential.ticket).decode(),
-            "DFS-Request": request_id,
+            TICKET_HEADER: base64.b64encode(credential.ticket).decode(),
+            REQUEST_HEADER: request_id,
             "Content-Type": SEALED,
         }
-        if method not in ("PUT", "POST"):
-            headers["DFS-Seal"] = base64.b64encode(sealed).decode()
+        if method not in METHODS_WITH_BODY:
+            headers[SEAL_HEADER] = base64.b64encode(sealed).decode()
             sealed = b""
         try:
             answer = self._wire.send(method, self.base_url + path, headers, sealed, silence_seconds)

@@ -1,5 +1,6 @@
 """``dfs where``: where a file's content is, and who may write it."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def _mount_of(path: Path) -> MountRecord:
     for folder in (place, *place.parents):
         if str(folder) in living:
             return living[str(folder)]
-    raise fail(2, f"{path} is in no mount of DFS")
+    raise fail(errno.ENOENT, f"{path} is in no mount of DFS")
 
 
 def _show(path: Path, found: Where) -> None:

@@ -112,7 +112,7 @@ class WriteLocks:
             if time.monotonic() >= last_moment:
                 if wait_seconds:
                     self._leave(ino)
-                raise Busy(f"{answer.holder or 'somebody'} has the write lock", answer.holder)
+                raise Busy(f"{answer.holder or 'somebody'} has the write lock")
             if time.monotonic() - now < poll_seconds / 2:  # the server holds back too many already
                 self._stop.wait(BUSY_SERVER_PAUSE_SECONDS)
 

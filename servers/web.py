@@ -7,6 +7,7 @@ bytes. Whatever cannot be opened is answered without a seal and never acted on.
 
 import base64
 import binascii
+import errno
 import logging
 import os
 import re
@@ -26,6 +27,7 @@ from werkzeug.routing import IntegerConverter
 from servers.logs import request_id as current_request
 from wire import codec
 from wire.errors import BadMessage, BadSeal, SlowDown, TicketRefused, TooLarge, fail, to_problem
+from wire.headers import METHODS_WITH_BODY, REQUEST_HEADER, SEAL_HEADER, SEALED, TICKET_HEADER
 from wire.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 from wire.messages.common import Caller, Health
 from wire.permissions import Identity
@@ -37,7 +39,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 Reply = msgspec.Struct | bytes
 
-SEALED = "application/vnd.dfs.sealed"
 PROBLEM = "application/problem+json"
 
 
@@ -79,7 +80,7 @@ class Call:
         if caller is None:
             return Identity(self.ticket.uid, tuple(self.ticket.gids))
         if not self.ticket.trusted:
-            raise fail(1, "only a trusted session may speak for others")
+            raise fail(errno.EPERM, "only a trusted session may speak for others")
         return Identity(caller.uid, tuple(caller.gids))
 
 
@@ -138,7 +139,7 @@ class Door:
         method: str,
         path: str,
         view: View,
-        roles: tuple[Role, ...],
+        role: Role,
         *,
         allow_expired: bool = False,
     ) -> None:
@@ -147,7 +148,7 @@ class Door:
         def run(**arguments: object) -> Response:
             began = time.perf_counter()
             try:
-                call = self._open(roles, allow_expired)
+                call = self._open(role, allow_expired)
             except OSError as error:
                 # Quoted: what nobody vouches for must not write lines of its own into the log.
                 log.warning("refused %s %s: %s", method, quote(request.path), error.strerror)
@@ -159,18 +160,18 @@ class Door:
 
         self.app.add_url_rule(path, f"{method} {path}", run, methods=[method])
 
-    def _open(self, roles: tuple[Role, ...], allow_expired: bool) -> Call:
-        request_id = request.headers.get("DFS-Request", "")
+    def _open(self, role: Role, allow_expired: bool) -> Call:
+        request_id = request.headers.get(REQUEST_HEADER, "")
         if not 0 < len(request_id) <= 64 or not request_id.isprintable():
-            raise BadMessage("the header DFS-Request is missing or too long")
+            raise BadMessage(f"the header {REQUEST_HEADER} is missing or too long")
         current_request.set(request_id)
-        header = request.headers.get("DFS-Ticket", "")
+        header = request.headers.get(TICKET_HEADER, "")
         if len(header) > HEADER_BYTES_MAX:
             raise TooLarge("the ticket is too long")
-        ticket = self._open_ticket(header, roles)
+        ticket = self._open_ticket(header, role)
         if ticket.expires < self._clock() and not allow_expired:
             raise TicketRefused("the ticket has expired")
-        if request.method in ("PUT", "POST"):
+        if request.method in METHODS_WITH_BODY:
             if request.content_length is None:
                 raise BadMessage("the header Content-Length is missing")
             if request.content_length > BODY_BYTES_MAX:
@@ -182,22 +183,19 @@ class Door:
             if len(sealed) != request.content_length:
                 raise BadMessage("the body is not as long as it says")
         else:
-            sealed = _base64(request.headers.get("DFS-Seal", ""))
+            sealed = _base64(request.headers.get(SEAL_HEADER, ""))
         context = request_context(request.method, _path(), request_id)
         return Call(ticket, request_id, unseal(ticket.key, sealed, context))
 
-    def _open_ticket_uncached(self, header: str, roles: tuple[Role, ...]) -> Ticket:
-        sealed = _base64(header)
-        for role in roles:
-            try:
-                return open_ticket(self._keys[role], sealed, roles)
-            except TicketRefused:
-                continue
-        raise TicketRefused("no ticket for this service")
+    def _open_ticket_uncached(self, header: str, role: Role) -> Ticket:
+        try:
+            return open_ticket(self._keys[role], _base64(header), role)
+        except TicketRefused as error:
+            raise TicketRefused("no ticket for this service") from error
 
     def _answer(self, call: Call, view: View, arguments: dict[str, object]) -> Response:
         try:
-            if call.body and request.method not in ("PUT", "POST"):
+            if call.body and request.method not in METHODS_WITH_BODY:
                 raise BadMessage("a message came where none is taken")
             reply = view(call, **arguments)
             data = reply if isinstance(reply, bytes) else codec.encode(reply)
@@ -218,7 +216,7 @@ class Door:
             log.exception("%s %s failed unforeseen", request.method, request.path)
             status, data = (
                 500,
-                codec.encode(to_problem(fail(5, "internal error, see the log"), call.request_id)),
+                codec.encode(to_problem(fail(errno.EIO, "internal error, see the log"), call.request_id)),
             )
         else:
             log.debug("%s %s by %s", request.method, request.path, call.ticket.user)
@@ -242,7 +240,7 @@ class Door:
 
     def _on_unforeseen(self, error: Exception) -> Response:
         log.error("%s %s failed unforeseen", request.method, request.path, exc_info=error)
-        return self._problem(fail(5, "internal error, see the log"))
+        return self._problem(fail(errno.EIO, "internal error, see the log"))
 
     def _count(self, endpoint: str, status: int, began: float) -> None:
         self._requests.labels(endpoint, str(status)).inc()

@@ -1,5 +1,6 @@
 """Who is who: the authentication server, its client, and what the client keeps about realms."""
 
+import errno
 import logging
 import stat
 import threading
@@ -19,6 +20,7 @@ from servers.database import sqlite_url
 from servers.keys import new_realm_keys
 from servers.web import Call, Door, Server
 from tests.support.inprocess import InProcessWire, LossyWire
+from tests.support.times import Clock
 from wire import codec
 from wire.errors import BadMessage, BadSeal, SlowDown, TicketRefused, TooLarge, Unavailable, WrongCredentials
 from wire.messages.auth import (
@@ -43,16 +45,6 @@ PASSWORD = "correct horse"
 NONCE = b"n" * 16
 
 
-class Clock:
-    """Seconds since the epoch, as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class House:
     """An authentication server and a lock service that only tells whom it sees."""
 
@@ -72,7 +64,7 @@ class House:
         self.trust = Trust(folder / "state")
         self.server = self.start()
         door = Door("lock", self.keys["lock"].tickets, self.clock)
-        door.sealed("GET", "/v1/me", self._who, (Role.LOCK,))
+        door.sealed("GET", "/v1/me", self._who, Role.LOCK)
         self.wire.apps[LOCK] = door.app
 
     @staticmethod
@@ -166,13 +158,13 @@ def test_a_taken_name_is_eexist_and_keeps_its_password(house: House, alice: Sess
 def test_a_name_that_cannot_be_one_is_refused(house: House, name: str) -> None:
     with pytest.raises(OSError) as caught:
         house.signup(name)
-    assert caught.value.errno == 22
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_a_short_password_is_refused(house: House) -> None:
     with pytest.raises(OSError, match="at least 8 characters") as caught:
         house.signup("alice", "x" * (PASSWORD_CHARACTERS_MIN - 1))
-    assert caught.value.errno == 22
+    assert caught.value.errno == errno.EINVAL
     house.signup("alice", "x" * PASSWORD_CHARACTERS_MIN)
 
 
@@ -705,7 +697,7 @@ def test_what_is_no_realm_is_said_in_a_sentence(house: House, answer: bytes) -> 
 def test_what_is_no_url_is_said_in_a_sentence(house: House, url: str) -> None:
     with pytest.raises(OSError, match="not the URL of a realm") as caught:
         fetch_realm(url, house.wire, house.trust)
-    assert caught.value.errno == 22
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_sessions_are_kept_a_user_and_a_realm(house: House, alice: Session, bob: Session) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from dfs import mount
 from dfs.logins import own_services
-from tests.support.processes import wait_until
 from tests.support.realm import CODE, RealRealm
+from tests.support.times import wait_until
 from wire.messages.lock import Held
 
 NOBODY_THERE = "http://127.0.0.1:9"

@@ -30,6 +30,7 @@ from servers.files.tasks import Work
 from servers.keys import new_realm_keys
 from servers.web import Call, Door
 from tests.support.inprocess import InProcessWire, make_keyring
+from tests.support.times import Clock
 from wire.chunking import new_chunk_id
 from wire.errors import ReplyLost, TicketRefused, Unavailable, fail
 from wire.limits import CHUNK_BYTES
@@ -52,16 +53,6 @@ DIRECTORY_URL = "http://directory"
 SMALL, LARGE = 1000, 200_000
 
 
-class Clock:
-    """A clock that stands until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class FakeDirectory:
     """The three calls of a file server, behind the real door. ``tasks`` are given out until ``forget``."""
 
@@ -78,9 +69,9 @@ class FakeDirectory:
         self.ids: dict[bytes, int] = {}
         self.forgotten: set[int] = set()
         door = Door("directory", REALM["directory"].tickets, clock)
-        door.sealed("POST", "/v1/servers", self._register, (Role.JOIN,))
-        door.sealed("POST", "/v1/servers/<int:server>/heartbeat", self._heartbeat, (Role.JOIN,))
-        door.sealed("POST", "/v1/servers/<int:server>/inventory", self._inventory, (Role.JOIN,))
+        door.sealed("POST", "/v1/servers", self._register, Role.JOIN)
+        door.sealed("POST", "/v1/servers/<int:server>/heartbeat", self._heartbeat, Role.JOIN)
+        door.sealed("POST", "/v1/servers/<int:server>/inventory", self._inventory, Role.JOIN)
         self.app = door.app
 
     def wait(self, condition: Callable[[], bool]) -> None:

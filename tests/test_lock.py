@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,109 +10,28 @@ from pathlib import Path
 import pytest
 
 from clients.lock import LockClient
-from clients.session import Channel, Keyring, Wire
+from clients.session import Channel
 from servers.database import sqlite_url
 from servers.keys import new_realm_keys
 from servers.lock.app import make_server
 from servers.lock.config import LockConfig
 from tests.support.inprocess import InProcessWire, LossyWire, make_keyring
+from tests.support.lock import LEASE, PLACE, URL, WAIT, LockRealm
+from tests.support.times import wait_until
 from wire.errors import Replayed
 from wire.messages.common import Empty
-from wire.messages.lock import Acquire, Acquired, Held, LockInfo, Release
+from wire.messages.lock import Acquire, Acquired, Held, Release
 from wire.tickets import Grant, Role, open_grant
 
-URL = "http://lock"
-LEASE, PLACE = 15.0, 5.0
-WAIT = 20.0
-"""Seconds that a request is held back at most: longer than any test waits for its answer."""
 PATIENCE = 10.0
 """Seconds after which a test gives up."""
 
 
-class Clock:
-    """Stands still until it is put forward."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class House:
-    """A lock server that can be restarted, and sessions that speak to it."""
-
-    def __init__(self, folder: Path, waiting_requests_max: int = 48) -> None:
-        self.clock = Clock()
-        self.keys = new_realm_keys()["lock"]
-        self.config = LockConfig(
-            self.keys,
-            sqlite_url(folder / "lock.db"),
-            LEASE,
-            PLACE,
-            waiting_requests_max,
-            clock=self.clock,
-        )
-        self.wire = InProcessWire()
-        self.server = make_server(self.config)
-        self.wire.apps[URL] = self.server.app
-        self._threads = ThreadPoolExecutor(8)
-
-    def close(self) -> None:
-        """Also ends what still waits."""
-        self.server.close()
-        self._threads.shutdown()
-
-    def keyring(self, user: str, admin: bool = False) -> Keyring:
-        return make_keyring(self.keys.tickets, user=user, admin=admin, client="there")
-
-    def client(self, user: str, wire: Wire | None = None, admin: bool = False) -> LockClient:
-        """A session of its own."""
-        keyring = self.keyring(user, admin)
-        return LockClient(Channel(wire or self.wire, URL, Role.LOCK, keyring, deadline_seconds=30))
-
-    def waits(self, client: LockClient, *inos: int) -> "Future[Acquired]":
-        """A request that is held back, in a thread of its own; returns when it is in the last queue."""
-        length = len(self.queue(inos[-1]))
-        future = self._threads.submit(client.acquire, inos, WAIT)
-        until(lambda: len(self.queue(inos[-1])) > length)
-        return future
-
-    def pass_time(self, seconds: float) -> None:
-        """Puts the clock forward and does what the alarm does then."""
-        self.clock.now += seconds
-        self.server.service.expire()
-
-    def restart(self) -> None:
-        """As after a crash, as far as the database is concerned."""
-        self.server.close()
-        self.server = make_server(self.config)
-        self.wire.apps[URL] = self.server.app
-
-    def lock(self, ino: int) -> LockInfo | None:
-        """How people see it."""
-        locks = self.server.service.locks().locks
-        return next((lock for lock in locks if lock.ino == ino), None)
-
-    def queue(self, ino: int) -> list[str]:
-        """Who waits for a held lock."""
-        lock = self.lock(ino)
-        return [waiter.user for waiter in lock.queue] if lock else []
-
-
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
+def house(tmp_path: Path) -> Iterator[LockRealm]:
+    house = LockRealm(tmp_path)
     yield house
     house.close()
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Waits for what another thread is about to do and does not announce."""
-    give_up = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
 
 
 def take(client: LockClient, ino: int = 7, wait_seconds: float = 0.0) -> Held:
@@ -135,7 +54,7 @@ def token(future: "Future[Acquired]") -> int:
     return future.result(PATIENCE).answers[0].token
 
 
-def test_a_free_lock_is_granted_with_a_word_for_the_directory(house: House) -> None:
+def test_a_free_lock_is_granted_with_a_word_for_the_directory(house: LockRealm) -> None:
     keyring = house.keyring("alice")
     alice = LockClient(Channel(house.wire, URL, Role.LOCK, keyring))
     acquired = alice.acquire([9, 7, 9])
@@ -147,7 +66,7 @@ def test_a_free_lock_is_granted_with_a_word_for_the_directory(house: House) -> N
     assert grant == Grant(7, second.token, keyring.session.session)
 
 
-def test_tokens_rise_and_asking_again_gives_the_same(house: House) -> None:
+def test_tokens_rise_and_asking_again_gives_the_same(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     first = take(alice)
     assert take(alice) == first
@@ -159,7 +78,7 @@ def test_tokens_rise_and_asking_again_gives_the_same(house: House) -> None:
     assert take(alice).token > second.token
 
 
-def test_without_waiting_nobody_is_queued(house: House) -> None:
+def test_without_waiting_nobody_is_queued(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     assert refused(bob) == "alice@there"
@@ -168,7 +87,7 @@ def test_without_waiting_nobody_is_queued(house: House) -> None:
     assert house.lock(7) is None
 
 
-def test_what_is_not_held_under_the_token_is_passed_over(house: House) -> None:
+def test_what_is_not_held_under_the_token_is_passed_over(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     alice.release([Held(7, held.token + 1), Held(8, held.token)])
@@ -176,7 +95,7 @@ def test_what_is_not_held_under_the_token_is_passed_over(house: House) -> None:
     assert refused(bob) == "alice@there"
 
 
-def test_waiters_get_it_in_the_order_in_which_they_asked(house: House) -> None:
+def test_waiters_get_it_in_the_order_in_which_they_asked(house: LockRealm) -> None:
     names = ["alice", "bob", "carol", "dave"]
     clients = [house.client(name) for name in names]
     held = take(clients[0])
@@ -190,7 +109,7 @@ def test_waiters_get_it_in_the_order_in_which_they_asked(house: House) -> None:
         assert held.token > previous.token
 
 
-def test_a_wait_ends_with_its_time_and_keeps_the_place(house: House) -> None:
+def test_a_wait_ends_with_its_time_and_keeps_the_place(house: LockRealm) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     held = take(alice)
     assert refused(bob, wait_seconds=0.01) == "alice@there"
@@ -203,7 +122,7 @@ def test_a_wait_ends_with_its_time_and_keeps_the_place(house: House) -> None:
     assert take(bob).token > held.token
 
 
-def test_what_is_free_is_granted_while_the_rest_is_waited_for(house: House) -> None:
+def test_what_is_free_is_granted_while_the_rest_is_waited_for(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     both = house.waits(bob, 6, 7)
@@ -217,7 +136,7 @@ def test_what_is_free_is_granted_while_the_rest_is_waited_for(house: House) -> N
     assert seven.token > held.token
 
 
-def test_one_who_leaves_the_queue_is_answered_and_skipped(house: House) -> None:
+def test_one_who_leaves_the_queue_is_answered_and_skipped(house: LockRealm) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     held = take(alice)
     leaving, staying = house.waits(bob, 7), house.waits(carol, 7)
@@ -227,7 +146,7 @@ def test_one_who_leaves_the_queue_is_answered_and_skipped(house: House) -> None:
     assert token(staying) > held.token
 
 
-def test_a_head_that_leaves_lets_the_next_one_in(house: House) -> None:
+def test_a_head_that_leaves_lets_the_next_one_in(house: LockRealm) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     held = take(alice)
     refused(bob, wait_seconds=0.01)
@@ -238,7 +157,7 @@ def test_a_head_that_leaves_lets_the_next_one_in(house: House) -> None:
     assert token(waiting) > held.token
 
 
-def test_a_lease_that_ends_frees_the_lock_and_wakes_the_next(house: House) -> None:
+def test_a_lease_that_ends_frees_the_lock_and_wakes_the_next(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     waiting = house.waits(bob, 7)
@@ -268,7 +187,7 @@ def test_leases_end_by_themselves(tmp_path: Path) -> None:
         server.close()
 
 
-def test_many_at_once_are_never_two(house: House) -> None:
+def test_many_at_once_are_never_two(house: LockRealm) -> None:
     inside: list[str] = []
     tokens: list[int] = []
 
@@ -289,7 +208,7 @@ def test_many_at_once_are_never_two(house: House) -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_a_waiter_that_does_not_come_back_is_skipped(house: House) -> None:
+def test_a_waiter_that_does_not_come_back_is_skipped(house: LockRealm) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     held = take(alice)
     refused(bob, wait_seconds=0.01)
@@ -302,7 +221,7 @@ def test_a_waiter_that_does_not_come_back_is_skipped(house: House) -> None:
     assert refused(bob, wait_seconds=0.01) == "carol@there"
 
 
-def test_a_request_that_is_held_back_keeps_its_place(house: House) -> None:
+def test_a_request_that_is_held_back_keeps_its_place(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     waiting = house.waits(bob, 7)
@@ -314,7 +233,7 @@ def test_a_request_that_is_held_back_keeps_its_place(house: House) -> None:
     assert token(waiting) > held.token
 
 
-def test_renewing_keeps_all_locks_and_says_which_are_wanted(house: House) -> None:
+def test_renewing_keeps_all_locks_and_says_which_are_wanted(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = [take(alice, ino) for ino in (1, 2, 3)]
     refused(bob, 2, wait_seconds=0.01)
@@ -326,7 +245,7 @@ def test_renewing_keeps_all_locks_and_says_which_are_wanted(house: House) -> Non
     assert bob.renew().held == []
 
 
-def test_a_lease_is_not_revived_when_it_was_ended(house: House) -> None:
+def test_a_lease_is_not_revived_when_it_was_ended(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     house.clock.now += LEASE + 1
@@ -339,7 +258,7 @@ def test_a_lease_is_not_revived_when_it_was_ended(house: House) -> None:
     assert refused(alice) == "bob@there"
 
 
-def test_locks_queues_and_tokens_survive_a_restart(house: House) -> None:
+def test_locks_queues_and_tokens_survive_a_restart(house: LockRealm) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     held = [take(alice, ino) for ino in (1, 2)]
     refused(bob, 2, wait_seconds=0.01)
@@ -357,7 +276,7 @@ def test_locks_queues_and_tokens_survive_a_restart(house: House) -> None:
     assert take(bob, 1).token > held[-1].token
 
 
-def test_those_who_wait_are_answered_when_the_server_stops(house: House) -> None:
+def test_those_who_wait_are_answered_when_the_server_stops(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     waiting = house.waits(bob, 7)
@@ -367,7 +286,7 @@ def test_those_who_wait_are_answered_when_the_server_stops(house: House) -> None
     assert take(bob).token > held.token
 
 
-def test_a_batch_of_fresh_inodes(house: House) -> None:
+def test_a_batch_of_fresh_inodes(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     answers = alice.acquire(range(100, 164)).answers
     tokens = [answer.token for answer in answers]
@@ -379,7 +298,7 @@ def test_a_batch_of_fresh_inodes(house: House) -> None:
 
 
 def test_a_full_house_answers_at_once_and_keeps_the_place(tmp_path: Path) -> None:
-    house = House(tmp_path, waiting_requests_max=0)
+    house = LockRealm(tmp_path, waiting_requests_max=0)
     try:
         alice, bob = house.client("alice"), house.client("bob")
         held = take(alice)
@@ -393,7 +312,7 @@ def test_a_full_house_answers_at_once_and_keeps_the_place(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lost_messages_neither_lose_nor_double_anything(house: House, seed: int) -> None:
+def test_lost_messages_neither_lose_nor_double_anything(house: LockRealm, seed: int) -> None:
     lossy = LossyWire(house.wire, seed=seed)
     alice, bob = house.client("alice", lossy), house.client("bob", lossy)
     tokens = []
@@ -411,7 +330,7 @@ def test_lost_messages_neither_lose_nor_double_anything(house: House, seed: int)
     assert lossy.lost_replies
 
 
-def test_a_request_sent_twice_while_it_waits_is_one(house: House) -> None:
+def test_a_request_sent_twice_while_it_waits_is_one(house: LockRealm) -> None:
     alice = house.client("alice")
     keyring = house.keyring("bob")
     channel = Channel(house.wire, URL, Role.LOCK, keyring)
@@ -424,7 +343,7 @@ def test_a_request_sent_twice_while_it_waits_is_one(house: House) -> None:
     held = take(alice)
     with ThreadPoolExecutor(2) as threads:
         futures = [threads.submit(ask), threads.submit(ask)]
-        until(lambda: house.queue(7) == ["bob"])
+        wait_until(lambda: house.queue(7) == ["bob"])
         house.pass_time(PLACE)
         assert house.queue(7) == ["bob"]
         alice.release([held])
@@ -438,7 +357,7 @@ def test_a_request_sent_twice_while_it_waits_is_one(house: House) -> None:
     assert house.lock(7) is None
 
 
-def test_an_admin_breaks_a_lock_and_nobody_else(house: House) -> None:
+def test_an_admin_breaks_a_lock_and_nobody_else(house: LockRealm) -> None:
     alice, bob, root = house.client("alice"), house.client("bob"), house.client("root", admin=True)
     held = take(alice)
     waiting = house.waits(bob, 7)
@@ -453,7 +372,7 @@ def test_an_admin_breaks_a_lock_and_nobody_else(house: House) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_everybody_sees_holders_and_queues(house: House) -> None:
+def test_everybody_sees_holders_and_queues(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     held = take(alice)
     house.clock.now += 1
@@ -466,7 +385,7 @@ def test_everybody_sees_holders_and_queues(house: House) -> None:
     ]
 
 
-def test_one_user_cannot_lock_everything(house: House) -> None:
+def test_one_user_cannot_lock_everything(house: LockRealm) -> None:
     house.server.close()
     house.config = replace(house.config, user_locks_max=4)
     house.server = make_server(house.config)
@@ -489,7 +408,7 @@ def test_one_user_cannot_lock_everything(house: House) -> None:
     assert take(again, 6).token
 
 
-def test_a_list_that_is_too_long_is_cut(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_is_too_long_is_cut(house: LockRealm, monkeypatch: pytest.MonkeyPatch) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     alice.acquire([1, 2, 3])
     bob.acquire([2, 3], 0.001)

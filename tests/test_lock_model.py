@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.test_lock import LEASE, PLACE, House
+from tests.support.lock import LEASE, PLACE, LockRealm
 from wire.messages.lock import Held
 
 SESSIONS = ("alice", "bob", "carol")
@@ -34,7 +34,7 @@ class LockMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.house = House(Path(self.folder.name), waiting_requests_max=0)
+        self.house = LockRealm(Path(self.folder.name), waiting_requests_max=0)
         self.clients = {name: self.house.client(name) for name in SESSIONS}
         self.locks: dict[int, Lease] = {}
         self.queues: dict[int, dict[str, float]] = {ino: {} for ino in INOS}

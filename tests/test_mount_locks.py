@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support.mounts import RealMount, Writer, conflict_copies
-from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
+from tests.support.times import wait_until
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 

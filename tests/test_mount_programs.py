@@ -16,8 +16,8 @@ import pytest
 
 from dfs.logins import own_services
 from tests.support.mounts import RealMount
-from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
+from tests.support.times import wait_until
 from wire.messages.directory import OpenWrite, SetAttr, Unlink
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")

@@ -17,8 +17,8 @@ import pytest
 
 from mount.registry import mountpoints
 from tests.support.mounts import RealMount, Writer, conflict_copies, fresh_mount, tree
-from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
+from tests.support.times import wait_until
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 

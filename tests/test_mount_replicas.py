@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import RealMount, fresh_mount, tree
-from tests.support.processes import wait_until
 from tests.support.realm import RealRealm
+from tests.support.times import wait_until
 from wire.chunking import fits
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")

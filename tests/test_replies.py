@@ -1,5 +1,6 @@
 """Remembered replies: once is once, whatever is retried, restarted or never acknowledged."""
 
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_an_error_is_a_reply_too(start: Callable[[], Service]) -> None:
 
     def refuse() -> Held:
         service.done += 1
-        raise fail(2, "there is none")
+        raise fail(errno.ENOENT, "there is none")
 
     for _ in range(2):
         outcome = service.database.write(lambda c: service.replies.once(c, 7, 1, 0, refuse))
@@ -88,7 +89,7 @@ def test_a_mark_that_was_rolled_back_harms_nobody(start: Callable[[], Service]) 
 
     def change(connection: Connection) -> None:
         service.replies.once(connection, 7, 2, 2, lambda: Held(2, 0))
-        raise fail(28, "the disk is full")
+        raise fail(errno.ENOSPC, "the disk is full")
 
     with pytest.raises(OSError, match="full"):
         service.database.write(change)

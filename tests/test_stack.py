@@ -18,8 +18,8 @@ from mount.nodes import Node
 from mount.vfs import Changes
 from servers.directory.collection import forget_holds
 from servers.directory.schema import holds
-from tests.support.processes import wait_until
 from tests.support.stack import DIRECTORY, LOCK, Client, Stack, split
+from tests.support.times import wait_until
 from wire.errors import Busy, Conflict, ReplyLost, fail
 from wire.limits import CHUNK_BYTES, OPS_MAX
 from wire.messages.common import Caller
@@ -62,14 +62,6 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 def raises(number: int) -> "pytest.RaisesExc[OSError]":
     """An OSError with this errno."""
     return pytest.raises(OSError, check=lambda error: error.errno == number)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Waits for what another thread does."""
-    last_moment = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < last_moment
-        time.sleep(0.005)
 
 
 class WatchedWire:
@@ -484,7 +476,7 @@ def test_who_waits_is_let_in_when_the_other_closes(stack: Stack) -> None:
 
     waiter = threading.Thread(target=append)
     waiter.start()
-    until(lambda: any(lock.queue for lock in stack.lock.service.locks().locks))
+    wait_until(lambda: any(lock.queue for lock in stack.lock.service.locks().locks))
     assert not done.is_set()
     one.close_handle(handle)
     waiter.join(10)
@@ -921,7 +913,7 @@ def test_a_commit_whose_answer_was_lost_for_good(stack: Stack, later: bytes) -> 
     wire.after = lambda method, url: None
     if later:
         one.vfs.release(handle)
-        until(lambda: not one.vfs.unsaved())
+        wait_until(lambda: not one.vfs.unsaved())
         one.append("/file", later)
     else:
         with raises(errno.ETIMEDOUT):
@@ -977,7 +969,7 @@ def test_what_a_close_could_not_write_is_written_when_the_servers_are_back(
     with pytest.raises(Busy):
         two.proxy.write_locks.acquire(one.walk("/file").ino, 0.0)
     stack.back()
-    until(lambda: not one.vfs.unsaved())
+    wait_until(lambda: not one.vfs.unsaved())
     assert two.read("/file") == b"content"
     two.append("/file", b" and more")
     assert one.read("/file") == b"content and more"
@@ -1090,7 +1082,7 @@ def test_a_mount_goes_on_although_recovery_could_not(
     again.start()
     stack.advance_locks()
     stack.back()
-    until(lambda: not again.recovery.left())
+    wait_until(lambda: not again.recovery.left())
     assert [two.read(path) for path in paths] == [b"content"] * 10
     again.append("/3", b" and more")
     assert two.read("/3") == b"content and more"

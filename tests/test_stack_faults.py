@@ -7,7 +7,6 @@ step or what it shows after it; what was written and not acknowledged is there o
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from clients.session import Answer, Wire
 from mount import committing, recovery
 from mount.vfs import Changes
 from tests.support.stack import Client, Stack
+from tests.support.times import wait_until
 from wire.errors import NeverReached, ReplyLost
 from wire.limits import CHUNK_BYTES
 
@@ -156,10 +156,7 @@ def go_on(stack: Stack, client: Client, life: Life) -> Client:
         life.close()
     except OSError:
         pass  # said before, and said again
-    last_moment = time.monotonic() + SETTLE_SECONDS
-    while client.vfs.unsaved():
-        assert time.monotonic() < last_moment, "it is never written back"
-        time.sleep(0.005)
+    wait_until(lambda: not client.vfs.unsaved(), SETTLE_SECONDS)
     return client
 
 

@@ -1,5 +1,6 @@
 """The supervisor: what it starts, what it starts again, and that nothing outlives it."""
 
+import errno
 import itertools
 import os
 import signal
@@ -21,8 +22,9 @@ from dfs.logins import own_services
 from servers.supervision import Changes, Plan, RealmRoot, Settings
 from servers.supervision_child import Child
 from servers.supervision_control import Ask, ControlServer, RootLock, Told, ask
-from tests.support.processes import marked, wait_until
+from tests.support.processes import marked
 from tests.support.realm import RealRealm
+from tests.support.times import wait_until
 from wire.errors import fail
 from wire.messages.common import Health
 from wire.messages.lock import Held
@@ -261,7 +263,7 @@ def test_a_deep_root_has_a_control_socket_too(tmp_path: Path) -> None:
 
     def handle(question: Ask) -> Told:
         if question.verb == "stop":
-            raise fail(2, f"no {question.name}")
+            raise fail(errno.ENOENT, f"no {question.name}")
         return Told(realm=question.verb)
 
     server = ControlServer(deep, handle)

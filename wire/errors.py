@@ -14,7 +14,7 @@ Only where the code must tell cases apart is there a class of its own::
         ├── Replayed              EALREADY     a request id that was acknowledged before (409)
         ├── Conflict              ESTALE       the base or the fencing token is not current (409)
         ├── ChunksMissing         ENODATA      these chunks must be uploaded again (409)
-        ├── Busy                  EBUSY        somebody else has the lock; carries ``holder`` (423)
+        ├── Busy                  EBUSY        somebody else has the lock (423)
         └── Unavailable           ETIMEDOUT    the service cannot answer now (503)
             ├── NeverReached      ETIMEDOUT    the request did not arrive (client side only)
             └── ReplyLost         ETIMEDOUT    the request may have been carried out (client side only)
@@ -28,9 +28,11 @@ import msgspec
 
 
 class DfsError(OSError):
-    """An error with a class of its own. ``detail`` is one sentence for a person."""
+    """An error with a class of its own, which says its errno and its HTTP status. ``detail`` is one sentence
+    for a person."""
 
     number: ClassVar[int] = errno.EIO
+    status: ClassVar[int] = 500
 
     def __init__(self, detail: str) -> None:
         super().__init__(self.number, detail)
@@ -45,36 +47,42 @@ class BadMessage(DfsError):
     """The message does not fit its type; nothing was changed."""
 
     number = errno.EINVAL
+    status = 400
 
 
 class TooLarge(DfsError):
     """The message is over a limit."""
 
     number = errno.EMSGSIZE
+    status = 413
 
 
 class BadSeal(DfsError):
     """A seal does not open: the message is forged, damaged or under another key."""
 
     number = errno.EBADMSG
+    status = 401
 
 
 class TicketRefused(DfsError):
     """No ticket, an expired one, or one for another role."""
 
     number = errno.EKEYEXPIRED
+    status = 401
 
 
 class WrongCredentials(DfsError):
     """The user name or the password is wrong (which of them is not said)."""
 
     number = errno.EKEYREJECTED
+    status = 401
 
 
 class SlowDown(DfsError):
     """Too many wrong guesses; try again after ``retry_after_seconds``."""
 
     number = errno.EAGAIN
+    status = 429
 
     def __init__(self, detail: str, retry_after_seconds: float = 1.0) -> None:
         super().__init__(detail)
@@ -85,18 +93,21 @@ class Replayed(DfsError):
     """The request id was acknowledged before; its reply is forgotten and it is not carried out again."""
 
     number = errno.EALREADY
+    status = 409
 
 
 class Conflict(DfsError):
     """The base version is not current any more, or the fencing token is below the mark."""
 
     number = errno.ESTALE
+    status = 409
 
 
 class ChunksMissing(DfsError):
     """A commit names chunks that the directory cannot count on; upload these again under new ids."""
 
     number = errno.ENODATA
+    status = 409
 
     def __init__(self, detail: str, chunks: list[bytes]) -> None:
         super().__init__(detail)
@@ -104,19 +115,17 @@ class ChunksMissing(DfsError):
 
 
 class Busy(DfsError):
-    """Somebody else holds the lock; ``holder`` says who, for a person."""
+    """Somebody else holds the lock; ``detail`` says who."""
 
     number = errno.EBUSY
-
-    def __init__(self, detail: str, holder: str = "") -> None:
-        super().__init__(detail)
-        self.holder = holder
+    status = 423
 
 
 class Unavailable(DfsError):
     """The service cannot answer now; the same request may be sent again."""
 
     number = errno.ETIMEDOUT
+    status = 503
 
 
 class NeverReached(Unavailable):
@@ -137,7 +146,6 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     request: str = ""
     chunks: list[bytes] = []
-    holder: str = ""
     retry_after_seconds: float = 0.0
 
 
@@ -156,17 +164,6 @@ _CLASSES: dict[str, type[DfsError]] = {
         Busy,
         Unavailable,
     )
-}
-
-_STATUS_OF_CLASS: dict[str, int] = {
-    "BadMessage": 400,
-    "TooLarge": 413,
-    "BadSeal": 401,
-    "TicketRefused": 401,
-    "WrongCredentials": 401,
-    "SlowDown": 429,
-    "Busy": 423,
-    "Unavailable": 503,
 }
 
 _STATUS_OF_ERRNO: dict[int, int] = {
@@ -195,13 +192,12 @@ def to_problem(error: OSError, request: str = "") -> Problem:
     kind = next((name for name, cls in _CLASSES.items() if isinstance(error, cls)), "")
     return Problem(
         title=os.strerror(number),
-        status=_STATUS_OF_CLASS.get(kind) or (409 if kind else _STATUS_OF_ERRNO.get(number, 409)),
+        status=error.status if isinstance(error, DfsError) else _STATUS_OF_ERRNO.get(number, 409),
         errno=errno.errorcode.get(number, "EIO"),
         kind=kind,
         detail=str(error.strerror or error),
         request=request,
         chunks=error.chunks if isinstance(error, ChunksMissing) else [],
-        holder=error.holder if isinstance(error, Busy) else "",
         retry_after_seconds=error.retry_after_seconds if isinstance(error, SlowDown) else 0.0,
     )
 
@@ -213,8 +209,6 @@ def from_problem(problem: Problem) -> OSError:
             return OSError(getattr(errno, problem.errno, errno.EIO), problem.detail or problem.title)
         case cls if cls is ChunksMissing:
             return ChunksMissing(problem.detail, problem.chunks)
-        case cls if cls is Busy:
-            return Busy(problem.detail, problem.holder)
         case cls if cls is SlowDown:
             return SlowDown(problem.detail, problem.retry_after_seconds)
         case cls:

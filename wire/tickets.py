@@ -78,10 +78,10 @@ def seal_ticket(key: bytes, ticket: Ticket) -> bytes:
     return seal(key, codec.encode(ticket), b"dfs1 ticket")
 
 
-def open_ticket(key: bytes, sealed: bytes, roles: tuple[Role, ...]) -> Ticket:
+def open_ticket(key: bytes, sealed: bytes, role: Role) -> Ticket:
     """The ticket inside, expired or not. Raises TicketRefused if it is none of ours or of another role."""
     ticket = _open(key, sealed, b"dfs1 ticket", Ticket)
-    if ticket.role not in roles:
+    if ticket.role != role:
         raise TicketRefused(f"the ticket is for the role {ticket.role}")
     return ticket
 

@@ -50,19 +50,16 @@ class AuthServer:
         self._database.close()
 
     def _add_routes(self) -> None:
-        service = self._service
-        self._door.plain("GET", "/v1/realm", self._realm, "application/json")
+        service, door = self._service, self._door
+        door.plain("GET", "/v1/realm", self._realm, "application/json")
         self._plain_with_credentials("/v1/signup", service.sign_up)
         self._plain_with_credentials("/v1/login", service.log_in)
-        self._sealed("POST", "/v1/sessions", self._open_session)
-        self._door.sealed("POST", "/v1/sessions/renew", self._renew, (Role.AUTH,), allow_expired=True)
-        self._sealed("DELETE", "/v1/sessions/current", lambda call: service.log_out(call.ticket))
-        self._sealed("PUT", "/v1/password", self._change_password)
-        self._sealed("GET", "/v1/users", lambda call: service.users(call.ticket))
-        self._sealed("PUT", "/v1/users/<int:uid>", self._change_user)
-
-    def _sealed(self, method: str, path: str, view: Callable[..., Reply]) -> None:
-        self._door.sealed(method, path, view, (Role.AUTH,))
+        door.sealed("POST", "/v1/sessions", self._open_session, Role.AUTH)
+        door.sealed("POST", "/v1/sessions/renew", self._renew, Role.AUTH, allow_expired=True)
+        door.sealed("DELETE", "/v1/sessions/current", lambda call: service.log_out(call.ticket), Role.AUTH)
+        door.sealed("PUT", "/v1/password", self._change_password, Role.AUTH)
+        door.sealed("GET", "/v1/users", lambda call: service.users(call.ticket), Role.AUTH)
+        door.sealed("PUT", "/v1/users/<int:uid>", self._change_user, Role.AUTH)
 
     def _plain_with_credentials(self, path: str, run: Callable[[Credentials], msgspec.Struct]) -> None:
         def view() -> bytes:

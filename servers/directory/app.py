@@ -82,7 +82,7 @@ class DirectoryServer:
             "/v1/commits": self._commits,
         }
         for path, view in views.items():
-            door.sealed("POST", path, view, (Role.DIRECTORY,))
+            door.sealed("POST", path, view, Role.DIRECTORY)
 
     def _reader(
         self, kind: type[Q], answer: Callable[[View, Q], msgspec.Struct]

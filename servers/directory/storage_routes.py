@@ -73,10 +73,10 @@ def add_storage_routes(door: Door, storage: Storage) -> None:
     def placement(call: Call) -> Placement:
         return storage.placement(call.message(GetPlacement).count)
 
-    door.sealed("POST", "/v1/servers", register, (Role.JOIN,))
-    door.sealed("POST", "/v1/servers/<int:server>/heartbeat", heartbeat, (Role.JOIN,))
-    door.sealed("POST", "/v1/servers/<int:server>/inventory", inventory, (Role.JOIN,))
-    door.sealed("GET", "/v1/servers", servers, (Role.DIRECTORY,))
-    door.sealed("GET", "/v1/servers/known", known, (Role.DIRECTORY,))
-    door.sealed("GET", "/v1/statfs", statfs, (Role.DIRECTORY,))
-    door.sealed("POST", "/v1/placement", placement, (Role.DIRECTORY,))
+    door.sealed("POST", "/v1/servers", register, Role.JOIN)
+    door.sealed("POST", "/v1/servers/<int:server>/heartbeat", heartbeat, Role.JOIN)
+    door.sealed("POST", "/v1/servers/<int:server>/inventory", inventory, Role.JOIN)
+    door.sealed("GET", "/v1/servers", servers, Role.DIRECTORY)
+    door.sealed("GET", "/v1/servers/known", known, Role.DIRECTORY)
+    door.sealed("GET", "/v1/statfs", statfs, Role.DIRECTORY)
+    door.sealed("POST", "/v1/placement", placement, Role.DIRECTORY)

@@ -6,6 +6,7 @@ name (an orphan) is there for the sessions that hold it, and for its owner.
 """
 
 import errno
+import stat
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
@@ -20,7 +21,7 @@ from wire.permissions import Identity, is_owner, may
 
 def is_directory(inode: Inode) -> bool:
     """Whether it can have entries."""
-    return inode.mode & 0o170000 == 0o040000
+    return stat.S_ISDIR(inode.mode)
 
 
 class View:

@@ -36,9 +36,9 @@ class FileServer:
             config, self.store, self.addresses, peers, lambda: self.agent.id, self.scrub.doubt
         )
         door = Door("files", {Role.FILES: config.keys.tickets[Role.FILES]}, config.clock)
-        door.sealed("PUT", "/v1/chunks/<chunk>", self._put, (Role.FILES,))
-        door.sealed("GET", "/v1/chunks/<chunk>", self._get, (Role.FILES,))
-        door.sealed("POST", "/v1/chunks/<chunk>/doubt", self._doubt, (Role.FILES,))
+        door.sealed("PUT", "/v1/chunks/<chunk>", self._put, Role.FILES)
+        door.sealed("GET", "/v1/chunks/<chunk>", self._get, Role.FILES)
+        door.sealed("POST", "/v1/chunks/<chunk>/doubt", self._doubt, Role.FILES)
         self.app = door.app
 
     def start(self) -> None:

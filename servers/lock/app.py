@@ -14,12 +14,11 @@ class LockServer:
         self.service = LockService(config)
         door = Door("lock", config.keys.tickets, config.clock)
         self.app = door.app
-        clients = (Role.LOCK,)
-        door.sealed("POST", "/v1/locks/acquire", self._acquire, clients)
-        door.sealed("POST", "/v1/locks/release", self._release, clients)
-        door.sealed("POST", "/v1/locks/renew", self._renew, clients)
-        door.sealed("POST", "/v1/locks/break", self._break, clients)
-        door.sealed("GET", "/v1/locks", self._locks, clients)
+        door.sealed("POST", "/v1/locks/acquire", self._acquire, Role.LOCK)
+        door.sealed("POST", "/v1/locks/release", self._release, Role.LOCK)
+        door.sealed("POST", "/v1/locks/renew", self._renew, Role.LOCK)
+        door.sealed("POST", "/v1/locks/break", self._break, Role.LOCK)
+        door.sealed("GET", "/v1/locks", self._locks, Role.LOCK)
 
     def start(self) -> None:
         """Starts the thread that ends leases and places."""

@@ -12,22 +12,12 @@ from servers.directory.app import DirectoryServer, make_server
 from servers.directory.config import DirectoryConfig
 from servers.keys import new_realm_keys
 from tests.support.inprocess import InProcessWire, make_keyring
+from tests.support.times import Clock
 from wire.chunking import new_chunk_id
 from wire.messages.directory import ROOT_INO, Attr, ChunkChange, Create, Op, Register, Reserve
 from wire.tickets import Grant, Receipt, Role, seal_grant, seal_receipt
 
 URL = "http://directory"
-NOON = 1_700_000_000 * 10**9
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.ns = NOON
-
-    def __call__(self) -> int:
-        return self.ns
 
 
 class User:
@@ -79,7 +69,7 @@ class DirectoryRealm:
         self.clock = Clock()
         self.wire = InProcessWire()
         self.config = DirectoryConfig(
-            keys=self.keys["directory"], database=sqlite_url(folder / "directory.db"), clock_ns=self.clock
+            keys=self.keys["directory"], database=sqlite_url(folder / "directory.db"), clock_ns=self.clock.ns
         )
         self.server: DirectoryServer
         self.start()
@@ -110,7 +100,7 @@ class DirectoryRealm:
     def stored(self, index: int, server: int, size: int = 100, age_seconds: float = 0) -> ChunkChange:
         """A new chunk that the file server has stored so long ago."""
         chunk = new_chunk_id(next(_contents))
-        receipt = Receipt(chunk, size, [server], self.clock.ns / 1e9 - age_seconds)
+        receipt = Receipt(chunk, size, [server], self.clock.now - age_seconds)
         sealed = seal_receipt(self.keys["directory"].tickets[Role.JOIN], receipt)
         return ChunkChange(index, chunk, size, sealed)
 

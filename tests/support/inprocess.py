@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
-from clients.session import SEALED, Answer, Keyring, Wire
+from clients.session import Answer, Keyring, Wire
 from servers.keys import ServiceKeys
 from wire.errors import NeverReached, ReplyLost
+from wire.headers import SEALED
 from wire.messages.auth import Credential, Session
 from wire.sealing import new_key
 from wire.tickets import Role, Ticket, seal_ticket

@@ -7,8 +7,6 @@ import itertools
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -23,14 +21,6 @@ _numbers = itertools.count(1)
 def new_mark() -> str:
     """A value of the mark that nothing else has."""
     return f"{os.getpid()}-{next(_numbers)}"
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Returns when ``condition`` is true; for what cannot be awaited otherwise."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
-        time.sleep(0.03)
 
 
 def marked(mark: str) -> dict[int, str]:

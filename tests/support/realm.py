@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.logs import unexpected
-from tests.support.processes import MARK, marked, new_mark, wait_until
+from tests.support.processes import MARK, marked, new_mark
+from tests.support.times import wait_until
 
 CODE = Path(__file__).resolve().parent.parent.parent
 END_SECONDS = 40.0
