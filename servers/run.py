@@ -90,14 +90,14 @@ class _Kept:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if not self._is_set:
             self._is_set = True
-            for listener in _listeners():
+            for listener in listening_sockets():
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
                     listener.setsockopt(socket.IPPROTO_TCP, option, value)
         return self._app(environ, start_response)
 
 
-def _listeners() -> Iterator[socket.socket]:
+def listening_sockets() -> Iterator[socket.socket]:
     """This process's listening sockets, not to be closed. Nor is any other descriptor duplicated and closed:
     closing one of a database's file would end all locks that SQLite has on it (fcntl(2))."""
     for name in os.listdir("/proc/self/fd"):

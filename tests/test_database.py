@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table, bindparam, insert, select
 
 from servers.database import Database, Prepared, sqlite_url
-from servers.run import _listeners
+from servers.run import listening_sockets
 
 _metadata = MetaData()
 _parents = Table("parents", _metadata, Column("id", Integer, primary_key=True))
@@ -72,7 +72,7 @@ def test_looking_for_listening_sockets_leaves_sqlites_locks_alone(database: Data
     """Without them an outside look would take itself for the only user, and remove the log at its end."""
     database.write(lambda connection: _ADD.run(connection, id=1))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert listener.fileno() in [found.fileno() for found in _listeners()]
+        assert listener.fileno() in [found.fileno() for found in listening_sockets()]
         assert listener.getsockname()
     look = (
         "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select * from parents').fetchall())"
