@@ -36,7 +36,7 @@ Q = TypeVar("Q", Resolve, GetAttrs, List, GetManifest, GetTarget, GetXattrs)
 
 
 class DirectoryServer:
-    """The service and its Flask app (see servers.web.Server)."""
+    """The service and its Flask app (see servers.web.Server); ``storage`` is what it does for chunks."""
 
     def __init__(self, config: DirectoryConfig) -> None:
         def seconds() -> float:
@@ -48,27 +48,27 @@ class DirectoryServer:
         replies = Replies(tables, seconds)
         self._database = Database(config.database, tables)
         self._directory = Directory(self._database, replies, config)
-        self._storage = Storage(self._database, config, [replies.forget_old])
+        self.storage = Storage(self._database, config, [replies.forget_old])
         door = Door("directory", config.keys.tickets, seconds)
         self.app = door.app
         self._add_routes(door)
-        add_storage_routes(door, self._storage)
+        add_storage_routes(door, self.storage)
 
     def start(self) -> None:
         """Starts repair and collection."""
-        self._storage.start()
+        self.storage.start()
 
     def close(self) -> None:
         """Stops them and closes the database."""
-        self._storage.close()
+        self.storage.close()
         self._database.close()
 
     def _add_routes(self, door: Door) -> None:
         def manifest(view: View, message: GetManifest) -> msgspec.Struct:
-            return reads.get_manifest(view, self._storage, message)
+            return reads.get_manifest(view, self.storage, message)
 
         def resolve(view: View, message: Resolve) -> msgspec.Struct:
-            return reads.resolve(view, self._storage, message)
+            return reads.resolve(view, self.storage, message)
 
         views: dict[str, Callable[[Call], Reply]] = {
             "/v1/mutations": self._mutate,

@@ -84,9 +84,9 @@ class Agent:
         while not self._stopping.is_set():
             try:
                 if self.id:
-                    self._beat()
+                    self.beat()
                 else:
-                    self._register()
+                    self.register()
                 failures = 0
             except OSError as error:
                 failures += 1
@@ -103,7 +103,8 @@ class Agent:
         elif self._wake.wait(self._heartbeat_seconds):
             self._stopping.wait(REPORT_PAUSE_SECONDS)
 
-    def _register(self) -> None:
+    def register(self) -> None:
+        """Gets the server's id from the directory, and sends the first heartbeat. Raises OSError."""
         space = self._store.space()
         registered = self._directory.register(
             Register(
@@ -119,9 +120,11 @@ class Agent:
         self.id = registered.id
         self._inventory_due.set()  # before what may fail: without it nothing is told for hours
         log.info("registered as server %d", self.id)
-        self._beat()
+        self.beat()
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """A heartbeat: reports, and begins the tasks that come back. Raises OSError; ENOENT means that the
+        server must register again."""
         self._wake.clear()  # before the reports are looked at: what comes after wakes again
         reports = self._work.reports()
         space = self._store.space()

@@ -199,7 +199,7 @@ class House:
             "files": file_server,
         }
         wire.apps = {f"http://{name}": server.app for name, server in self.servers.items()}
-        file_server.agent._register()
+        file_server.agent.register()
         trust = Trust(folder / "state")
         signup("http://auth", "alice", PASSWORD, wire, trust)
         self.session = login("http://auth", "alice", PASSWORD, "test", wire, trust)

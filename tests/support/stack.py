@@ -246,7 +246,7 @@ class Stack:
         self.start_lock()
         self.files = [self._file_server(number) for number in range(1, files + 1)]
         for server in self.files:
-            server.agent._beat()  # the first ones know of the others from now on
+            server.agent.beat()  # the first ones know of the others from now on
 
     def __enter__(self) -> Self:
         return self
@@ -269,7 +269,7 @@ class Stack:
         config = FilesConfig(self.keys["files"], self.folder / f"files{number}", url[7:], url, DIRECTORY)
         server = FileServer(config, self.wire)
         self.wire.apps[url] = server.app
-        server.agent._register()
+        server.agent.register()
         return server
 
     def close(self) -> None:
@@ -303,12 +303,12 @@ class Stack:
 
     def maintain(self) -> None:
         """A round of maintenance, and every file server does what it is told and reports it."""
-        self.directory._storage.maintain()
+        self.directory.storage.maintain()
         for server in self.files:
-            server.agent._beat()
+            server.agent.beat()
             while server.agent._work._under_way:
                 time.sleep(0.001)
-            server.agent._beat()
+            server.agent.beat()
 
     def lock_holders(self) -> dict[int, int]:
         """Which session holds which inode's lock, fresh numbers of nobody's files included."""
