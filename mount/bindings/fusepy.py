@@ -96,6 +96,14 @@ class _Libfuse(mfusepy.FUSE):
         self.operations.truncate(self._path(path), length, handle)
         return 0
 
+    def ftruncate(self, path: bytes | None, length: int, fip: Any) -> int:
+        """libfuse 2 only."""
+        self.operations.truncate(self._path(path), length, fip.contents.fh)
+        return 0
+
+    def utimens_fuse_2(self, path: bytes | None, buf: Any) -> int:
+        return self.utimens_fuse_3(path, buf, None)
+
     def utimens_fuse_3(self, path: bytes | None, buf: Any, fip: Any) -> int:
         times = (buf.contents.actime, buf.contents.modtime) if buf else None
         self.operations.set_times(
@@ -112,6 +120,8 @@ class _Operations(mfusepy.Operations):
     """libfuse's operations over a Vfs."""
 
     use_ns = True
+    flag_utime_omit_ok = 1
+    """<fuse.h> of libfuse 2."""
 
     def __init__(self, vfs: Vfs, owners: Owners, trusted: bool, on_ready: Callable[[], None]) -> None:
         self.vfs = vfs
@@ -267,11 +277,8 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
-        """libfuse 2 only: it has no UTIME_OMIT."""
-        self._set(
-            path,
-            Changes(atime=times[0], mtime=times[1]) if times else Changes(atime_now=True, mtime_now=True),
-        )
+        """There for mfusepy to see that the operation exists; it is called through set_times."""
+        self.set_times(path, [divmod(time, 10**9) for time in times] if times else [(0, UTIME_NOW)] * 2)
         return 0
 
     def set_times(self, path: str, times: list[tuple[int, int]]) -> None:
@@ -411,7 +418,8 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
     if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
         options |= {"max_threads": THREADS, "max_idle_threads": THREADS}
     if mfusepy.fuse_version_major == 2:
-        options |= {"big_writes": True, "use_ino": True, "attr_timeout": 0, "entry_timeout": NAME_SECONDS}
+        options |= {"big_writes": True, "atomic_o_trunc": True, "use_ino": True}
+        options |= {"attr_timeout": 0, "entry_timeout": NAME_SECONDS}
     has_begun = threading.Event()
 
     def begin() -> None:
