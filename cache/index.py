@@ -92,7 +92,7 @@ class _Foreign(ValueError):
     """A row that this module did not write."""
 
 
-class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # it has neither types nor stubs
     """Stores integers as keys and bytes as values, and reads nothing else."""
 
     def store(self, value: bytes, read: bool, key: Any = None) -> tuple[int, int, None, Any]:

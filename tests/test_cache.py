@@ -291,7 +291,9 @@ def test_after_a_loss_of_power_clean_content_is_not_believed(tmp_path: Path, reb
     dirty.write(0, b"dirty")
     store.close()
     index = Index(tmp_path / "cache" / "index")
-    boot = "another boot" if rebooted else index._get(0, Mark).boot  # type: ignore[union-attr]
+    mark = index._get(0, Mark)
+    assert mark is not None
+    boot = "another boot" if rebooted else mark.boot
     index._put(0, Mark(boot, False, index.era))
     index._cache.close()
     store = CopyStore(tmp_path / "cache", LIMIT)

@@ -581,10 +581,10 @@ def test_xattrs_need_permission_and_have_a_limit(alice: User, bob: User, root: U
 
 
 def commit(
-    file: Attr, grant: bytes, size: int, chunks: list[ChunkChange], keep: int = 0, **more: object
+    file: Attr, grant: bytes, size: int, chunks: list[ChunkChange], keep: int = 0, **more: int
 ) -> Commit:
     commit_id = os.urandom(16)
-    return Commit(file.ino, grant, file.version, commit_id, size, keep, chunks, **more)  # type: ignore[arg-type]
+    return Commit(file.ino, grant, file.version, commit_id, size, keep, chunks, **more)
 
 
 def placed(user: User, ino: int, version: int = 0) -> dict[int, bytes]:

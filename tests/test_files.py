@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clients.files import ChunkClient
-from clients.session import Answer
 from servers.files import store as store_module
 from servers.files.addresses import Addresses
 from servers.files.app import FileServer
@@ -144,15 +143,8 @@ class Realm:
 def watch(realm: Realm) -> list[tuple[str, str]]:
     """The host and request id of each request from now on."""
     seen: list[tuple[str, str]] = []
-    inner = realm.wire.send
-
-    def send(
-        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
-        seen.append((url.split("/")[2], headers["DFS-Request"]))
-        return inner(method, url, headers, body, silence_seconds)
-
-    realm.wire.send = send  # type: ignore[method-assign]
+    # Before what may lose the request.
+    realm.wire.before.insert(0, lambda url, headers: seen.append((url.split("/")[2], headers["DFS-Request"])))
     return seen
 
 
@@ -343,7 +335,6 @@ def test_a_put_that_fails_keeps_its_place_until_all_is_forwarded(
 ) -> None:
     realm.add(forwarding_requests_max=1), realm.add()
     under_way, refused, go_on = threading.Event(), threading.Event(), threading.Event()
-    inner = realm.wire.send
 
     def refuse(_store: ChunkStore, _chunk_id: bytes, _data: bytes) -> None:
         refused.set()
@@ -351,15 +342,12 @@ def test_a_put_that_fails_keeps_its_place_until_all_is_forwarded(
 
     monkeypatch.setattr(ChunkStore, "put_verified", refuse)
 
-    def send(
-        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
+    def hold(url: str, _headers: Mapping[str, str]) -> None:
         if url.startswith("http://files2"):
             under_way.set()
             assert go_on.wait(10)
-        return inner(method, url, headers, body, silence_seconds)
 
-    realm.wire.send = send  # type: ignore[method-assign]
+    realm.wire.before.append(hold)
     primary = realm.addresses(1)[0]
 
     def put() -> None:
@@ -425,16 +413,13 @@ def test_a_server_that_comes_back_in_time_is_found(realm: Realm) -> None:
     realm.kill(1)
     asked = 0
 
-    def send(
-        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
+    def come_back(_url: str, _headers: Mapping[str, str]) -> None:
         nonlocal asked
         asked += 1
         if asked == 2:
             realm.wire.apps["http://files1"] = server.app
-        return InProcessWire.send(realm.wire, method, url, headers, body, silence_seconds)
 
-    realm.wire.send = send  # type: ignore[method-assign]
+    realm.wire.before.append(come_back)
     assert realm.client.get(realm.addresses(1), chunk_id) == data
 
 
@@ -466,16 +451,12 @@ def test_a_bad_replica_costs_one_failover(
 
 def silence(realm: Realm, host: str) -> None:
     """The server takes requests and never answers."""
-    inner = realm.wire.send
 
-    def send(
-        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
+    def ignore(url: str, _headers: Mapping[str, str]) -> None:
         if host in url:
             raise ReplyLost("silence")
-        return inner(method, url, headers, body, silence_seconds)
 
-    realm.wire.send = send  # type: ignore[method-assign]
+    realm.wire.before.append(ignore)
 
 
 def test_if_no_replica_is_good_the_error_says_what_each_said(realm: Realm) -> None:
@@ -789,18 +770,14 @@ def test_it_registers_and_beats_and_tells_what_it_has(living: Living) -> None:
 
 
 def test_an_inventory_is_sent_though_the_first_heartbeat_fails(living: Living) -> None:
-    inner = living.realm.wire.send
     beats = 0
 
-    def send(
-        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
+    def lose_the_first(url: str, _headers: Mapping[str, str]) -> None:
         nonlocal beats
         if url.endswith("heartbeat") and (beats := beats + 1) == 1:
             raise ReplyLost("lost on the way")
-        return inner(method, url, headers, body, silence_seconds)
 
-    living.realm.wire.send = send  # type: ignore[method-assign]
+    living.realm.wire.before.append(lose_the_first)
     living.start()
     living.directory.wait(lambda: len(living.directory.inventories) == 2)
 
@@ -863,20 +840,15 @@ def test_it_copies_from_a_source_that_has_it(living: Living, caplog: pytest.LogC
 
 def test_a_report_is_repeated_until_it_arrived(living: Living) -> None:
     directory = living.directory
-    inner = living.realm.wire.send
     lost = 0
 
-    def send(
-        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
+    def lose_two(_url: str, _headers: Mapping[str, str]) -> None:
         nonlocal lost
-        answer = inner(method, url, headers, body, silence_seconds)
         if directory.heartbeats and directory.heartbeats[-1].deleted and lost < 2:
             lost += 1
             raise ReplyLost("lost on the way back")
-        return answer
 
-    living.realm.wire.send = send  # type: ignore[method-assign]
+    living.realm.wire.after.append(lose_two)
     chunk_id = chunk(1)[0]
     directory.tasks = Tasks(delete=[chunk_id])
     living.start()

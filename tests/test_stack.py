@@ -740,7 +740,9 @@ class WatchedLock:
         self._lock.release()
 
 
-def test_those_who_wait_for_a_commit_that_fails_make_none_of_their_own(stack: Stack) -> None:
+def test_those_who_wait_for_a_commit_that_fails_make_none_of_their_own(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wire = WatchedWire()
     one = stack.client(wrap=wire.wrap)
     handles = [one.open("/file", MAKE)]
@@ -761,7 +763,7 @@ def test_those_who_wait_for_a_commit_that_fails_make_none_of_their_own(stack: St
 
     wire.before = fail_late
     committing = WatchedLock()
-    one.vfs._handle(handles[0]).node.committing = committing  # type: ignore[assignment]
+    monkeypatch.setattr(one.vfs._handle(handles[0]).node, "committing", committing)
     threads = [threading.Thread(target=fsync, args=(handle,)) for handle in handles]
     for thread in threads:
         thread.start()

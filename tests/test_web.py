@@ -5,6 +5,7 @@ import errno
 import logging
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import pytest
 from flask import Flask
 
@@ -13,7 +14,7 @@ from clients.session import Answer, Channel, Keyring
 from servers.web import Call, Door
 from tests.support.inprocess import InProcessWire, LossyWire, make_keyring
 from wire.errors import BadSeal, Busy, DfsError, SlowDown, TicketRefused, fail, from_problem, to_problem
-from wire.messages.common import Empty
+from wire.messages.common import Empty, Health
 from wire.messages.lock import Held
 from wire.sealing import new_key
 from wire.tickets import Role
@@ -162,7 +163,7 @@ def test_rubbish_is_answered_with_a_problem_and_no_traceback(wire: InProcessWire
     assert (
         client.post("/v1/double", headers={"DFS-Request": "1.1", "DFS-Ticket": "x" * 9000}).status_code == 413
     )
-    assert client.get("/healthz").json["service"] == "lock"  # type: ignore[index]
+    assert msgspec.json.decode(client.get("/healthz").data, type=Health).service == "lock"
     assert b"dfs_requests_total" in client.get("/metrics").data
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from flask import Flask
@@ -19,21 +19,28 @@ _sessions = itertools.count(1000)
 
 
 class InProcessWire:
-    """Delivers to the Flask app that is registered for ``scheme://host:port``."""
+    """Delivers to the Flask app that is registered for ``scheme://host:port``. ``before`` and ``after`` are
+    called around each request with its URL and headers; what they raise takes its place, or its reply's."""
 
     def __init__(self) -> None:
         self.apps: dict[str, Flask] = {}
+        self.before: list[Callable[[str, Mapping[str, str]], object]] = []
+        self.after: list[Callable[[str, Mapping[str, str]], object]] = []
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
     ) -> Answer:
         """As clients.session.Wire."""
+        for hook in self.before:
+            hook(url, headers)
         parts = urlsplit(url)
         app = self.apps.get(f"{parts.scheme}://{parts.netloc}")
         if app is None:
             raise NeverReached(f"nobody listens at {url}")
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         response = app.test_client().open(path, method=method, headers=dict(headers), data=body)
+        for hook in self.after:
+            hook(url, headers)
         return Answer(response.status_code, response.headers.get("Content-Type") == SEALED, response.data)
 
 

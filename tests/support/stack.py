@@ -222,7 +222,14 @@ class Client:
 class Stack:
     """The realm. A context manager: at its end everything is closed, and no thread may be left."""
 
-    def __init__(self, folder: Path, files: int = 2, **options: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: int = 2,
+        *,
+        grace_seconds: float = 3600.0,
+        retention_seconds: float = 86400.0,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self._threads_before = set(threading.enumerate())
         self.folder = folder
@@ -231,11 +238,13 @@ class Stack:
         self.clients: list[Client] = []
         self._caches = 0
         self._lock_offset = 0.0
-        options = {"suspect_seconds": FOREVER_SECONDS, "dead_seconds": 2 * FOREVER_SECONDS, **options}
         self._directory_config = DirectoryConfig(
             self.keys["directory"],
             sqlite_url(folder / "directory.db"),
-            **options,  # type: ignore[arg-type]
+            suspect_seconds=FOREVER_SECONDS,
+            dead_seconds=2 * FOREVER_SECONDS,
+            grace_seconds=grace_seconds,
+            retention_seconds=retention_seconds,
         )
         self._lock_config = LockConfig(
             self.keys["lock"], sqlite_url(folder / "lock.db"), clock=lambda: time.time() + self._lock_offset
