@@ -81,7 +81,7 @@ def test_two_clients_and_a_lock(shared_realm: RealRealm) -> None:
 
 def test_failover(tmp_path: Path) -> None:
     options = [
-        *("--set", "directory.repair-delay-seconds=1"),
+        *("--set", "directory.repair-delay-seconds=5"),  # longer than from one line to the next
         *("--set", "directory.suspect-seconds=3"),
         *("--set", "directory.dead-seconds=4"),
         *("--set", "directory.maintenance-seconds=0.2"),

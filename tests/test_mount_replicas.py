@@ -1,5 +1,6 @@
 """Two file servers: either one may be away, or its disk may rot, and a mount notices nothing."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,13 +82,27 @@ def test_either_server_may_be_away(own_realm: RealRealm, mount: RealMount) -> No
         wait_replicated(own_realm)
 
 
-def is_healed(root: Path) -> bool:
-    """Whether what was found to be damaged is there and whole again."""
-    found = [path.name for path in (root / "damaged").iterdir()]
-    anew = [root / "chunks" / name[:2] / name for name in found]
-    return bool(found) and all(
-        path.exists() and fits(bytes.fromhex(path.name), path.read_bytes()) for path in anew
-    )
+def primary_files(realm: RealRealm, path: Path) -> list[Path]:
+    """Where the primary of each chunk of ``path`` keeps it, for chunks that are files of their own."""
+    roots = {one["url"]: realm.root / one["name"] for one in realm.status()["services"]}
+    found = json.loads(realm.run("where", "--json", str(path), user="rosa").stdout)
+    chunks = [(roots[chunk["servers"][0]["url"]], chunk["id"]) for chunk in found["chunks"]]
+    return [root / "chunks" / name[:2] / name for root, name in chunks]
+
+
+def damage(file: Path) -> None:
+    """Changes one bit."""
+    with file.open("r+b") as chunk:
+        chunk.seek(1000)
+        byte = chunk.read(1)
+        chunk.seek(1000)
+        chunk.write(bytes([byte[0] ^ 1]))
+
+
+def is_healed(file: Path) -> bool:
+    """Whether a chunk was found to be damaged, and is there and whole again."""
+    aside = file.parents[2] / "damaged" / file.name
+    return aside.exists() and file.exists() and fits(bytes.fromhex(file.name), file.read_bytes())
 
 
 def test_a_rotten_disk_changes_nothing_and_heals(own_realm: RealRealm, mount: RealMount) -> None:
@@ -95,24 +110,15 @@ def test_a_rotten_disk_changes_nothing_and_heals(own_realm: RealRealm, mount: Re
     own_realm.expect_log("file server . misses . chunks")
     content = write_some(mount.path / "rotten")
     wait_replicated(own_realm)
-    chunk_size = max(len(data) for data in content.values()) - 8 * MIB
-    damaged = 0
-    for file in (own_realm.root / "files-1").rglob("*"):
-        if (
-            file.is_file()
-            and file.stat().st_size in (4 * MIB, chunk_size, 300_000)
-            and "chunks.db" not in file.name
-        ):
-            with file.open("r+b") as chunk:
-                chunk.seek(1000)
-                byte = chunk.read(1)
-                chunk.seek(1000)
-                chunk.write(bytes([byte[0] ^ 1]))
-            damaged += 1
-    assert damaged >= 4
+    files = [
+        file for name in ("middle", "big") for file in primary_files(own_realm, mount.path / "rotten" / name)
+    ]
+    assert len(files) == 4
+    for file in files:
+        damage(file)
     with fresh_mount(own_realm, "rosa") as empty:
         assert tree(empty.path / "rotten") == {
             name.removeprefix("rotten/"): data for name, data in content.items()
         }
-        assert "what it answered is not that chunk" in empty.log(), "the damaged ones were asked too"
-    wait_until(lambda: is_healed(own_realm.root / "files-1"), 30)
+        assert "what it answered is not that chunk" in empty.log(), "the damaged ones were asked first"
+    wait_until(lambda: all(map(is_healed, files)), 30)
