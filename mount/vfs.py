@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cache.copies import CopyStore
-from mount.contents import Contents
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
+from mount.ranges import Ranges
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
@@ -61,7 +61,7 @@ NOT_CREATED = frozenset(
 """What says for sure that a creation has not taken place, and its inode number is free."""
 
 
-class Vfs(Contents):
+class Vfs(Ranges):
     """A mounted realm: its tree, the content of open files, and here how they are opened and closed.
     Thread-safe. ``start`` before use, ``close`` afterwards.
 
