@@ -5,6 +5,7 @@ import logging
 import os
 
 from cache.copies import NeedsManifest
+from mount import interruption
 from mount.contents import Contents
 from mount.nodes import Handle
 from wire.errors import fail
@@ -75,8 +76,8 @@ class Ranges(Contents):
         return found
 
     def copy_range(self, in_number: int, in_offset: int, out_number: int, out_offset: int, size: int) -> int:
-        """copy_file_range(2): returns how many bytes were copied, fewer at the end of the input and when
-        something fails after the first of them. Holes stay holes.
+        """copy_file_range(2): returns how many bytes were copied, fewer at the end of the input, and when
+        something fails or the program is interrupted after the first of them. Holes stay holes.
 
         Raises EBADF (not readable, not writable, or appending), EINVAL (of one file, ranges that overlap)
         and EFBIG.
@@ -113,9 +114,9 @@ class Ranges(Contents):
                     raise
                 log.info("inode %d: copied in part: %s", target.node.ino, error)
                 break
-            if not count:  # somebody has cut the input meanwhile
-                break
             done += count
+            if not count or interruption.is_interrupted():  # somebody has cut the input meanwhile
+                break
         return done
 
     def _hole(self, source: Handle, offset: int, size: int) -> int:
