@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
@@ -17,23 +16,38 @@ from tests.support.stack import LOCK, Client, Stack
 from tests.support.times import wait_until
 
 READ, WRITE, MAKE = os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT
-SOON_SECONDS = 2.0
+SOON_SECONDS = 3.0
 """Much less than a poll takes, and time enough for a busy machine."""
 
 _uniques = itertools.count(2, 2)
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    """A realm of this test's own."""
-    with Stack(tmp_path) as stack:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A realm."""
+    with Stack(tmp_path_factory.mktemp("interruption")) as stack:
         yield stack
 
 
-@pytest.fixture
-def pair(stack: Stack) -> tuple[Client, Client]:
+@pytest.fixture(scope="module")
+def pair(shared: Stack) -> tuple[Client, Client]:
     """Two clients in it that are ready to wait for long."""
-    return stack.client(lock_wait_seconds=60.0), stack.client(lock_wait_seconds=60.0)
+    return shared.client(lock_wait_seconds=60.0), shared.client(lock_wait_seconds=60.0)
+
+
+@pytest.fixture
+def stack(shared: Stack) -> Iterator[Stack]:
+    """The realm, without hooks and waiters of another test."""
+    assert not queue(shared)
+    yield shared
+    shared.wire.before.clear()
+    shared.wire.after.clear()
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest) -> str:
+    """A file of this test's own."""
+    return f"/{request.node.name}"
 
 
 class Program(threading.Thread):
@@ -86,11 +100,11 @@ def check_nobody_has(stack: Stack, ino: int) -> None:
     wait_until(lambda: ino not in stack.lock_holders() and not queue(stack), SOON_SECONDS)
 
 
-def test_an_open_that_waits_for_another_mount(stack: Stack, pair: tuple[Client, Client]) -> None:
+def test_an_open_that_waits_for_another_mount(stack: Stack, pair: tuple[Client, Client], path: str) -> None:
     one, two = pair
-    with one.opened("/file", MAKE) as handle:
+    with one.opened(path, MAKE) as handle:
         ino = one.vfs.inode_of(handle)
-        program = Program(lambda: two.open("/file", WRITE))
+        program = Program(lambda: two.open(path, WRITE))
         wait_until(lambda: queue(stack))
         assert interruption.interrupt(program.unique)
         assert program.end() == "EINTR"
@@ -98,17 +112,17 @@ def test_an_open_that_waits_for_another_mount(stack: Stack, pair: tuple[Client, 
         assert stack.lock_holders()[ino] == one.proxy.keyring.session.session
         one.vfs.write(handle, 0, b"undisturbed")
     check_nobody_has(stack, ino)
-    assert two.read("/file") == b"undisturbed"
-    two.write("/file", b"now it is free")
+    assert two.read(path) == b"undisturbed"
+    two.write(path, b"now it is free")
 
 
-def test_others_keep_their_places(stack: Stack, pair: tuple[Client, Client]) -> None:
+def test_others_keep_their_places(stack: Stack, pair: tuple[Client, Client], path: str) -> None:
     one, two = pair
     three = stack.client(lock_wait_seconds=60.0)
-    handle = one.open("/file", MAKE)
-    leaving = Program(lambda: two.open("/file", WRITE))
+    handle = one.open(path, MAKE)
+    leaving = Program(lambda: two.open(path, WRITE))
     wait_until(lambda: len(queue(stack)) == 1)
-    staying = Program(lambda: three.open("/file", WRITE))
+    staying = Program(lambda: three.open(path, WRITE))
     wait_until(lambda: len(queue(stack)) == 2)
     assert interruption.interrupt(leaving.unique)
     assert leaving.end() == "EINTR"
@@ -134,7 +148,7 @@ def test_who_is_not_there_yet_or_not_any_more_is_not_known() -> None:
 
 
 def test_an_interruption_that_overtakes_the_request_to_the_lock_server(
-    stack: Stack, pair: tuple[Client, Client]
+    stack: Stack, pair: tuple[Client, Client], path: str
 ) -> None:
     """The place is left before it is taken, so it is left again."""
     one, two = pair
@@ -149,18 +163,18 @@ def test_an_interruption_that_overtakes_the_request_to_the_lock_server(
         if url == f"{LOCK}/v1/locks/release":
             left.set()
 
-    with one.opened("/file", MAKE) as handle:
+    with one.opened(path, MAKE) as handle:
         ino = one.vfs.inode_of(handle)
         stack.wire.before.append(when_asking_for_locks(overtake))
         stack.wire.after.append(note)
-        assert Program(lambda: two.open("/file", WRITE)).end() == "EINTR"
+        assert Program(lambda: two.open(path, WRITE)).end() == "EINTR"
         assert next(asked) == 3
         assert not queue(stack)
     check_nobody_has(stack, ino)
 
 
 def test_a_refusal_that_is_on_its_way(
-    stack: Stack, pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+    stack: Stack, pair: tuple[Client, Client], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The place is kept for who asks again; he does not, and leaves it."""
     one, two = pair
@@ -172,15 +186,15 @@ def test_a_refusal_that_is_on_its_way(
             assert queue(stack)
             assert interruption.interrupt(program.unique)
 
-    with one.opened("/file", MAKE) as handle:
+    with one.opened(path, MAKE) as handle:
         ino = one.vfs.inode_of(handle)
         stack.wire.after.append(when_asking_for_locks(interrupt))
-        assert Program(lambda: two.open("/file", WRITE)).end() == "EINTR"
+        assert Program(lambda: two.open(path, WRITE)).end() == "EINTR"
         assert not queue(stack)
     check_nobody_has(stack, ino)
 
 
-def test_a_grant_that_is_on_its_way(stack: Stack, pair: tuple[Client, Client]) -> None:
+def test_a_grant_that_is_on_its_way(stack: Stack, pair: tuple[Client, Client], path: str) -> None:
     """The waiting was over: the file is open, and the lock is given back when it is closed."""
     one, two = pair
     granted, interrupted = threading.Event(), threading.Event()
@@ -190,10 +204,10 @@ def test_a_grant_that_is_on_its_way(stack: Stack, pair: tuple[Client, Client]) -
             granted.set()
             assert interrupted.wait(10)
 
-    handle = one.open("/file", MAKE)
+    handle = one.open(path, MAKE)
     ino = one.vfs.inode_of(handle)
     stack.wire.after.append(when_asking_for_locks(hold_back))
-    program = Program(lambda: two.open("/file", WRITE))
+    program = Program(lambda: two.open(path, WRITE))
     wait_until(lambda: queue(stack))
     one.close_handle(handle)
     assert granted.wait(10)
@@ -204,15 +218,17 @@ def test_a_grant_that_is_on_its_way(stack: Stack, pair: tuple[Client, Client]) -
     assert two.vfs.write(opened, 0, b"content") == 7
     two.close_handle(opened)
     check_nobody_has(stack, ino)
-    assert one.read("/file") == b"content"
+    assert one.read(path) == b"content"
 
 
-def test_who_waits_behind_another_program_of_his_mount(stack: Stack, pair: tuple[Client, Client]) -> None:
+def test_who_waits_behind_another_program_of_his_mount(
+    stack: Stack, pair: tuple[Client, Client], path: str
+) -> None:
     one, two = pair
-    handle = one.open("/file", MAKE)
-    first = Program(lambda: two.open("/file", WRITE))
+    handle = one.open(path, MAKE)
+    first = Program(lambda: two.open(path, WRITE))
     wait_until(lambda: queue(stack))
-    second = Program(lambda: two.open("/file", WRITE))
+    second = Program(lambda: two.open(path, WRITE))
     wait_until(second.waits)
     assert interruption.interrupt(second.unique)
     assert second.end() == "EINTR"
@@ -224,32 +240,34 @@ def test_who_waits_behind_another_program_of_his_mount(stack: Stack, pair: tuple
 
 
 def test_who_queues_behind_another_mount_though_the_lock_is_here(
-    stack: Stack, pair: tuple[Client, Client]
+    stack: Stack, pair: tuple[Client, Client], path: str
 ) -> None:
     one, _ = pair
-    with one.opened("/file", MAKE) as handle:
+    with one.opened(path, MAKE) as handle:
         ino = one.vfs.inode_of(handle)
         one.proxy.write_locks._wanted = frozenset([ino])
-        program = Program(lambda: one.open("/file", WRITE))
+        program = Program(lambda: one.open(path, WRITE))
         wait_until(program.waits)
         assert interruption.interrupt(program.unique)
         assert program.end() == "EINTR"
     check_nobody_has(stack, ino)
 
 
-def test_what_is_sent_to_a_service_is_not_interrupted(stack: Stack, pair: tuple[Client, Client]) -> None:
+def test_what_is_sent_to_a_service_is_not_interrupted(
+    stack: Stack, pair: tuple[Client, Client], path: str
+) -> None:
     """Not even the lost lock that is taken again for it."""
     one, two = pair
 
     unique = next(_uniques)
     with interruption.call(unique):
         assert interruption.interrupt(unique)
-        with one.opened("/file", MAKE) as handle:
+        with one.opened(path, MAKE) as handle:
             one.vfs.write(handle, 0, b"content")
             stack.advance_locks()
             write_locks = one.proxy.write_locks
             write_locks._forget([write_locks._held[one.vfs.inode_of(handle)]])
-    assert two.read("/file") == b"content"
+    assert two.read(path) == b"content"
 
 
 def test_copying_ends_after_the_piece(pair: tuple[Client, Client]) -> None:
