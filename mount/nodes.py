@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cache.copies import CopyStore, LocalCopy
+from mount.gate import Gate
 from mount.locks import WriteLock
 from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
@@ -61,7 +62,7 @@ class Node:
         self.ino = attr.ino
         self.copy = copy
         self.pins = 0
-        self.gate = threading.Condition(threading.RLock())
+        self.gate = Gate()
         self.committing = threading.Lock()
         self.guard = threading.RLock()
         self.attr = attr

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cache.copies import CopyStore
-from mount.contents import Contents
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
+from mount.ranges import Ranges
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
@@ -62,7 +62,7 @@ NOT_CREATED = frozenset(
 """What says for sure that a creation has not taken place, and its inode number is free."""
 
 
-class Vfs(Contents):
+class Vfs(Ranges):
     """A mounted realm: its tree, the content of open files, and here how they are opened and closed.
     Thread-safe. ``start`` before use, ``close`` afterwards.
 
@@ -229,7 +229,6 @@ class Vfs(Contents):
         wait_seconds = 0.0 if flags & os.O_NONBLOCK else max(self._lock_wait_seconds, LET_GO_SECONDS)
         try:
             with self._entered(node, wait_seconds) as left_seconds:
-                self._queue_behind_others(node, left_seconds)
                 if node.failure is not None and node.writers == 0:
                     node.failure = None
                 self._lock_for_writing(node, left_seconds, reads, who)
@@ -238,13 +237,6 @@ class Vfs(Contents):
             if flags & os.O_NONBLOCK:
                 raise fail(errno.EWOULDBLOCK, error.detail) from error
             raise
-
-    def _queue_behind_others(self, node: Node, wait_seconds: float) -> None:
-        """Under gate: a lock that others wait for is not prolonged by new writers here."""
-        if node.writers and self._proxy.write_locks.is_wanted(node.ino):
-            done = node.gate.wait_for(lambda: node.writers == 0, wait_seconds)
-            if not done:
-                raise Busy("another mount waits for this file and it is still open here")
 
     def _lock_for_writing(self, node: Node, wait_seconds: float, reads: bool, who: Caller | None) -> None:
         """Under gate: takes the lock unless it is ours, and the directory's leave for this caller."""
@@ -279,14 +271,17 @@ class Vfs(Contents):
         return attr
 
     def _wait_for_lock(self, ino: int, wait_seconds: float) -> WriteLock:
-        """The write lock. Those who wait never take the threads that their holders need to let go."""
+        """The write lock. Those who wait never take the threads that their holders need to let go. Raises
+        InterruptedError."""
         try:
             return self._proxy.write_locks.acquire(ino, 0.0)
         except Busy:
             if not wait_seconds:
                 raise
         with self._waiting() as may_wait:
-            return self._proxy.write_locks.acquire(ino, wait_seconds if may_wait else 0.0)
+            return self._proxy.write_locks.acquire(
+                ino, wait_seconds if may_wait else 0.0, is_interruptible=True
+            )
 
     @contextmanager
     def _waiting(self) -> Iterator[bool]:
@@ -300,17 +295,26 @@ class Vfs(Contents):
     @contextmanager
     def _entered(self, node: Node, wait_seconds: float) -> Iterator[float]:
         """The node's gate, and what is left of the time: who waits for the lock holds the gate meanwhile,
-        and who comes after him waits no longer than he himself may. Raises Busy."""
+        and who comes after him waits no longer than he himself may. A lock that others wait for is not
+        prolonged by new writers here. Raises Busy and InterruptedError."""
+
+        def may_write() -> bool:
+            return node.writers == 0 or not self._proxy.write_locks.is_wanted(node.ino)
+
         last_moment = time.monotonic() + wait_seconds
-        if not node.gate.acquire(timeout=GATE_SECONDS):
+        if not node.gate.enter(GATE_SECONDS, may_write):
             with self._waiting() as may_wait:
-                entered = may_wait and node.gate.acquire(timeout=wait_seconds)
-            if not entered:
-                raise Busy("another program of this mount is waiting for this file")
+                has_entered = may_wait and node.gate.enter(wait_seconds, may_write)
+            if not has_entered:
+                raise Busy(
+                    "another program of this mount is waiting for this file"
+                    if may_write()
+                    else "another mount waits for this file and it is still open here"
+                )
         try:
             yield max(0.0, last_moment - time.monotonic())
         finally:
-            node.gate.release()
+            node.gate.leave()
 
     def fsync(self, number: int) -> int:
         """What fsync(2) promises, which is about the file, whatever the handle: everything that was written
@@ -356,7 +360,6 @@ class Vfs(Contents):
             with node.guard:
                 node.lock = None
             self._proxy.write_locks.release(node.ino)
-            node.gate.notify_all()
 
     def _unpin(self, node: Node) -> None:
         nameless = node.attr.nlink == 0

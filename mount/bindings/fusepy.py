@@ -34,9 +34,6 @@ NAME_SECONDS = 1.0
 THREADS = 64
 """More than can wait for locks while others work."""
 
-KEEP_SIZE, PUNCH_HOLE = 1, 2
-"""<linux/falloc.h>"""
-
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 """<linux/stat.h>, in tv_nsec."""
 
@@ -371,14 +368,7 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
-        """fallocate(2): room is never kept for a file, so only growing and punching do anything."""
-        if mode == PUNCH_HOLE | KEEP_SIZE:
-            self.vfs.punch(fh.fh, offset, size)
-        elif mode == 0:
-            if self.vfs.handle_attr(fh.fh).size < offset + size:
-                self.truncate(path, offset + size, fh.fh)
-        elif mode != KEEP_SIZE:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        self.vfs.fallocate(fh.fh, mode, offset, size)
         return 0
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
