@@ -125,4 +125,5 @@ def statfs_out(space: Statfs) -> bytes:
         BLOCK_BYTES,
         255,
         BLOCK_BYTES,
+        0,
     )

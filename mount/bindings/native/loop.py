@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 
+from mount import interruption
 from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.requests import Answer, Request
@@ -17,7 +18,7 @@ from mount.bindings.native.requests import Answer, Request
 log = logging.getLogger(__name__)
 
 THREADS_MAX = 64
-"""More than may wait for locks (``vfs.WAITERS_MAX``) and for pages (``device.NOTIFYING_MAX``) together."""
+"""More than may wait for locks (``vfs.WAITERS_MAX``) and pages (``notifications.NOTIFYING_MAX``) together."""
 
 IDLE_MAX = 4
 
@@ -120,7 +121,8 @@ class Loop:
         if self._stopping:
             return errno.ENOTCONN, b""
         try:
-            return 0, self._operations.answer(request)
+            with interruption.call(request.unique):
+                return 0, self._operations.answer(request)
         except OSError as error:
             return error.errno or errno.EIO, b""
         except protocol.Malformed as error:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from mount.bindings.native import protocol
 from mount.bindings.native.device import Device
 from mount.bindings.native.loop import BUFFER_BYTES, DATA_BYTES, THREADS_MAX, Loop
+from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
 from mount.options import MountOptions
@@ -72,9 +73,10 @@ def read_init(data: bytes) -> tuple[int, InitIn]:
     head = protocol.IN_HEADER.read(data)
     if head.opcode != Opcode.INIT:
         raise protocol.Malformed(f"the kernel begins with opcode {head.opcode}")
-    is_old = len(data) < protocol.IN_HEADER.size + protocol.INIT_IN.size
-    layout = protocol.INIT_IN_OLD if is_old else protocol.INIT_IN
-    return head.unique, layout.read(data, protocol.IN_HEADER.size)
+    first = protocol.IN_HEADER.size
+    if len(data) < first + protocol.INIT_IN.size:
+        return head.unique, InitIn(*protocol.INIT_IN_OLD.read(data, first), flags2=0)
+    return head.unique, protocol.INIT_IN.read(data, first)
 
 
 def _begin(device: Device) -> None:
@@ -105,7 +107,9 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
     device = Device(mount)
     try:
         _begin(device)
-        loop = Loop(device.descriptor, Operations(vfs, device, owners, trusted=mount.trusted))
+        notifications = Notifications(device.descriptor)
+        operations = Operations(vfs, notifications, owners, trusted=mount.trusted)
+        loop = Loop(device.descriptor, operations)
         with _signals_set(loop.ended):
             loop.start()
             on_ready()
