@@ -228,18 +228,11 @@ class Lendable:
         return data[size:] == bytes(max(len(data) - size, 0))
 
     def _note_changed(self, chunks: list[int]) -> None:
-        if not chunks:
-            return
-        self._unscanned = self._unscanned or time.time_ns()
+        # No record needs to name them: as long as it says ``past_us`` they are found again.
+        if chunks:
+            self._unscanned = self._unscanned or time.time_ns()
         for index in chunks:
             self._changes.fresh.add(index)
-        try:
-            self._save_dirty()
-        except OSError:
-            for index in chunks:
-                self._changes.fresh.remove(index)
-            raise
-        for index in chunks:
             self._chunks.take_over(index)
 
     def _go_on_alone(self) -> None:
