@@ -84,6 +84,9 @@ def size(text: str) -> int:
     show_default=True,
     help="How to speak FUSE: native (Linux; what auto takes there), or through libfuse.",
 )
+@click.option(
+    "--no-passthrough", is_flag=True, help="Never let the kernel read and write local copies itself."
+)
 @click.option("--ready-fd", type=int, hidden=True)
 def mount(
     mountpoint: Path,
@@ -99,6 +102,7 @@ def mount(
     lock_wait: float,
     deadline: float,
     binding: str,
+    no_passthrough: bool,
     ready_fd: int | None,
 ) -> None:
     """Mount the realm on the directory MOUNTPOINT."""
@@ -120,6 +124,7 @@ def mount(
         allow_other=allow_other,
         trusted=trusted,
         binding=binding,
+        passthrough=not no_passthrough,
     )
     if ready_fd is None:
         _make_way(place)
@@ -218,6 +223,7 @@ def _words(options: MountOptions, user: str) -> list[str]:
         "--read-only": options.read_only,
         "--allow-other": options.allow_other,
         "--trusted": options.trusted,
+        "--no-passthrough": not options.passthrough,
     }
     return [
         "mount",

@@ -63,6 +63,7 @@ class Mount(msgspec.Struct, frozen=True):
 
     mountpoint: str
     binding: str
+    passthrough: bool
     pid: int
     realm: str
     user: str

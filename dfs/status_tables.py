@@ -62,7 +62,7 @@ def _mounts(status: Status) -> Table:
             _coloured(mount.state),
             mount.user,
             mount.realm,
-            mount.binding,
+            f"{mount.binding}, passthrough" if mount.passthrough else mount.binding,
             str(mount.pid),
             f"{max(0.0, time.time() - mount.started):.0f} s",
             "?" if mount.unsaved is None else f"{mount.unsaved} files" if mount.unsaved else "",

@@ -6,6 +6,8 @@ import resource
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from cache.copies import CopyStore
 from mount import bindings
 from mount.control import ControlServer
@@ -64,8 +66,8 @@ def _serve(
         started=time.time(),
     )
 
-    def ready() -> None:
-        register(record)
+    def ready(passthrough: bool) -> None:
+        register(msgspec.structs.replace(record, passthrough=passthrough))
         on_ready()
 
     try:

@@ -19,3 +19,5 @@ class MountOptions:
     trusted: bool = False
     binding: str = "auto"
     """See ``bindings.choose``."""
+    passthrough: bool = True
+    """The kernel may serve open files itself, where it can (native binding)."""

@@ -61,6 +61,7 @@ class Ranges(Contents):
             raise fail(errno.EINVAL)
         while True:
             with node.guard:
+                node.copy.look()
                 version, size = node.copy.version, node.copy.size
                 if not 0 <= offset < size:
                     raise fail(errno.ENXIO)
@@ -89,6 +90,7 @@ class Ranges(Contents):
             raise fail(errno.EINVAL)
         if out_offset >= FILE_BYTES_MAX:
             raise fail(errno.EFBIG)
+        source.node.copy.look()
         size = min(size, source.node.copy.size - in_offset, FILE_BYTES_MAX - out_offset)
         if size <= 0:
             return 0

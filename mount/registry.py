@@ -20,7 +20,8 @@ from wire.errors import fail
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """A mount. ``control`` is the path of its control socket; ``started`` in seconds since the epoch."""
+    """A mount. ``control`` is the path of its control socket; ``started`` in seconds since the epoch.
+    ``passthrough``: the kernel reads and writes local copies itself where it can."""
 
     mountpoint: str
     binding: str
@@ -30,6 +31,7 @@ class MountRecord(msgspec.Struct, frozen=True):
     cache_dir: str
     control: str
     started: float
+    passthrough: bool = False
 
     @property
     def is_alive(self) -> bool:

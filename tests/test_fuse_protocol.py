@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mount.bindings.native import protocol
+from mount.bindings.native.context import Context
 from mount.bindings.native.loop import Loop
 from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.operations import Operations
+from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
 from mount.bindings.native.serving import agree, read_init
 from mount.owners import Owners
@@ -188,8 +190,14 @@ class Kernel:
         self._theirs = theirs
         self._unique = 2
         client = stack.client()
-        operations = Operations(client.vfs, Notifications(theirs.fileno()), Owners(0, 0, 0, 0), trusted=False)
-        self._loop = Loop(theirs.fileno(), operations)
+        the = Context(
+            client.vfs,
+            Notifications(theirs.fileno()),
+            Passthrough(theirs.fileno(), is_possible=False),
+            Owners(0, 0, 0, 0),
+            trusted=False,
+        )
+        self._loop = Loop(theirs.fileno(), Operations(the))
         self._loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:

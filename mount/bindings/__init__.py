@@ -8,7 +8,8 @@ from mount.options import MountOptions
 from mount.owners import Owners
 from mount.vfs import Vfs
 
-Serve = Callable[[Vfs, MountOptions, Owners, Callable[[], None]], None]
+Serve = Callable[[Vfs, MountOptions, Owners, Callable[[bool], None]], None]
+"""``serve`` of a binding; when it is ready it tells whether the kernel serves open files itself."""
 
 AUTO, NATIVE, FUSEPY = "auto", "native", "fusepy"
 

@@ -381,7 +381,7 @@ class _Operations(mfusepy.Operations):
         return 0
 
 
-def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
+def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
     """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. ``on_ready``
     is called when the kernel has begun to ask.
 
@@ -404,7 +404,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
 
     def begin() -> None:
         has_begun.set()
-        on_ready()
+        on_ready(False)
 
     operations = _Operations(vfs, owners, mount.trusted, begin)
     try:

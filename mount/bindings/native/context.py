@@ -6,6 +6,7 @@ from mount.bindings.callers import caller
 from mount.bindings.native import answers
 from mount.bindings.native.inodes import NAME_SECONDS, Inodes
 from mount.bindings.native.notifications import Notifications
+from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.requests import Request
 from mount.owners import Owners
 from mount.vfs import Vfs
@@ -20,9 +21,18 @@ class Context:
     times would add up; attributes are told for as long as they are believed here.
     """
 
-    def __init__(self, vfs: Vfs, notifications: Notifications, owners: Owners, *, trusted: bool) -> None:
+    def __init__(
+        self,
+        vfs: Vfs,
+        notifications: Notifications,
+        passthrough: Passthrough,
+        owners: Owners,
+        *,
+        trusted: bool,
+    ) -> None:
         self.vfs = vfs
         self.notifications = notifications
+        self.passthrough = passthrough
         self.owners = owners
         self.inodes = Inodes()
         self._trusted = trusted

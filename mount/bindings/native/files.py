@@ -83,14 +83,13 @@ class Files:
     def _opened(self, handle: Handle) -> bytes:
         """fuse_open_out."""
         self._open[handle.number] = handle
-        flags = 0
-        if self._the.inodes.opened(handle.node, self._the.notifications.drop):
+        keep = self._the.inodes.opened(handle.node, self._the.notifications.drop)
+        flags, backing = self._the.passthrough.opened(handle)
+        if keep and not flags & Fopen.PASSTHROUGH:  # the kernel takes these two for a mistake
             flags |= Fopen.KEEP_CACHE
-        if handle.appends:
-            flags |= Fopen.DIRECT_IO
         if not handle.is_writer:
             flags |= Fopen.NOFLUSH
-        return protocol.OPEN_OUT.pack(handle.number, flags, 0)
+        return protocol.OPEN_OUT.pack(handle.number, flags, backing)
 
     def read(self, request: Request) -> Answer:
         """pread(2), or a page."""
@@ -154,6 +153,7 @@ class Files:
         handle = self._open.pop(number, None)
         if handle is None:
             raise fail(errno.EBADF)
+        self._the.passthrough.closed(handle)
         try:
             self._the.vfs.release(number)
         finally:

@@ -9,20 +9,16 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.directories import Directories
 from mount.bindings.native.files import Files
 from mount.bindings.native.names import Names
-from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
-from mount.owners import Owners
-from mount.vfs import Vfs
 from wire.errors import fail
 
 
 class Operations:
     """The operations of one mount; thread-safe."""
 
-    def __init__(self, vfs: Vfs, notifications: Notifications, owners: Owners, *, trusted: bool) -> None:
-        the = Context(vfs, notifications, owners, trusted=trusted)
-        self._vfs = vfs
+    def __init__(self, the: Context) -> None:
+        self._vfs = the.vfs
         self._methods: Methods = {
             **Names(the).methods,
             **Attributes(the).methods,

@@ -85,6 +85,7 @@ class Init(enum.IntFlag):
     HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
     DIRECT_IO_ALLOW_MMAP = 1 << 36
+    PASSTHROUGH = 1 << 37
 
 
 class Fopen(enum.IntFlag):
@@ -94,6 +95,7 @@ class Fopen(enum.IntFlag):
     KEEP_CACHE = 1 << 1
     CACHE_DIR = 1 << 3
     NOFLUSH = 1 << 5
+    PASSTHROUGH = 1 << 7
 
 
 class Fattr(enum.IntFlag):
@@ -627,3 +629,16 @@ class InvalInodeOut(NamedTuple):
 
 
 INVAL_INODE_OUT = Structure("fuse_notify_inval_inode_out", "Qqq", InvalInodeOut)
+
+# What is asked of the device
+
+
+class BackingMap(NamedTuple):
+    """FUSE_DEV_IOC_BACKING_OPEN: a file that the kernel may serve others from."""
+
+    fd: int
+    flags: int
+    padding: int
+
+
+BACKING_MAP = Structure("fuse_backing_map", "iIQ", BackingMap)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from mount.bindings.native import protocol
+from mount.bindings.native.context import Context
 from mount.bindings.native.device import Device
 from mount.bindings.native.loop import BUFFER_BYTES, DATA_BYTES, THREADS_MAX, Loop
 from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.operations import Operations
+from mount.bindings.native.passthrough import Passthrough, is_possible
 from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
 from mount.options import MountOptions
 from mount.owners import Owners
@@ -40,17 +42,18 @@ WANTED = (
     | Init.HANDLE_KILLPRIV_V2
     | Init.INIT_EXT
     | Init.DIRECT_IO_ALLOW_MMAP
+    | Init.PASSTHROUGH
 )
 """What is asked for if the kernel has it. Not AUTO_INVAL_DATA: it would drop our own pages whenever our mtime
 moves on. Not WRITEBACK_CACHE: what is written must be seen by the lock's holder, this process, at once."""
 
 
-def agree(asked: InitIn) -> InitOut:
+def agree(asked: InitIn, wanted: Init = WANTED) -> InitOut:
     """The answer to INIT. Raises EPROTO for a kernel whose protocol is too old."""
     if asked.major != protocol.MAJOR or asked.minor < protocol.MINOR_MIN:
         raise OSError(errno.EPROTO, f"the kernel speaks FUSE {asked.major}.{asked.minor}")
     offered = asked.flags | (asked.flags2 << 32 if asked.flags & Init.INIT_EXT else 0)
-    flags = int(WANTED) & offered
+    flags = int(wanted) & offered
     return InitOut(
         major=protocol.MAJOR,
         minor=min(asked.minor, protocol.MINOR),
@@ -63,7 +66,8 @@ def agree(asked: InitIn) -> InitOut:
         max_pages=DATA_BYTES // PAGE_BYTES,
         map_alignment=0,
         flags2=flags >> 32,
-        max_stack_depth=0,
+        # The cache folder's file system must not be stacked on another one itself.
+        max_stack_depth=1 if flags & Init.PASSTHROUGH else 0,
         request_timeout=0,
     )
 
@@ -79,13 +83,15 @@ def read_init(data: bytes) -> tuple[int, InitIn]:
     return head.unique, protocol.INIT_IN.read(data, first)
 
 
-def _begin(device: Device) -> None:
+def _begin(device: Device, wanted: Init) -> InitOut:
+    """Answers INIT, and tells how."""
     unique, asked = read_init(os.read(device.descriptor, BUFFER_BYTES))
-    agreed = agree(asked)
+    agreed = agree(asked, wanted)
     answer = protocol.INIT_OUT.pack(*agreed)
     header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(answer), 0, unique)
     os.write(device.descriptor, header + answer)
     log.info("speaking FUSE %d.%d with the kernel", agreed.major, agreed.minor)
+    return agreed
 
 
 @contextmanager
@@ -98,21 +104,28 @@ def _signals_set(event: threading.Event) -> Iterator[None]:
         yield
 
 
-def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
+def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
     """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. To be called
-    by the main thread. ``on_ready`` is called when the kernel has begun to ask.
+    by the main thread. ``on_ready`` is called when the kernel has begun to ask, and told
+    whether it serves open files itself.
 
     Raises OSError if it cannot be mounted.
     """
     device = Device(mount)
     try:
-        _begin(device)
-        notifications = Notifications(device.descriptor)
-        operations = Operations(vfs, notifications, owners, trusted=mount.trusted)
-        loop = Loop(device.descriptor, operations)
+        agreed = _begin(device, WANTED if mount.passthrough else WANTED & ~Init.PASSTHROUGH)
+        passes = bool(agreed.max_stack_depth) and is_possible(device.descriptor, mount.cache_dir)
+        the = Context(
+            vfs,
+            Notifications(device.descriptor),
+            Passthrough(device.descriptor, is_possible=passes),
+            owners,
+            trusted=mount.trusted,
+        )
+        loop = Loop(device.descriptor, Operations(the))
         with _signals_set(loop.ended):
             loop.start()
-            on_ready()
+            on_ready(passes)
             loop.ended.wait()
             if not loop.is_gone:
                 device.unmount()
