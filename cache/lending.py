@@ -13,7 +13,8 @@ outlives the program's descriptor. Nobody counts them here: the file system know
    be changed that it does not name. As long as it says so, the clean record names all that is held, and is
    only a claim: at load, and by ``rescan``, each chunk is compared with its id. The length is the file's
    own.
-8. ``past_us`` ends when nobody has the file any more, and after that it was looked through once more.
+8. ``past_us`` ends when nobody can write to the file any more, and after that it was looked through once
+   more: when nobody has it, or all are back (``take_back``) and none of them could have a map.
 
 Why no change is lost. A write takes the file's mark away (``SparseFile.mark``). ``rescan`` puts the mark
 back *before* it looks, so what is written while it looks, or later, shows next time. What it looks for is
@@ -69,6 +70,8 @@ class Lendable:
         self._exact = False
         self._allocated = 0
         self._was_lent = False
+        self._is_back = True
+        """Whether all that was opened through lent descriptors is closed; maps may be left."""
         self._past_us = False
         self._mapped = False
         """Whether some borrower may write through a map."""
@@ -82,7 +85,8 @@ class Lendable:
 
     def lend(self, flags: int) -> int | None:
         """A descriptor of the copy's file, for the kernel to serve an open with these ``flags`` (of open(2))
-        from; the caller closes it. None if the copy is not complete, or too large to be written past us.
+        from; the caller closes it. None if the copy is not complete, or too large to be written past us, or
+        if maps of earlier borrowers may be left (new ones would keep us from seeing those end).
 
         Who holds it, or what was opened or mapped through it, is a borrower; ``fstat`` of it tells the
         ``file_number``. Raises OSError if the index fails, or there are no descriptors left.
@@ -92,10 +96,21 @@ class Lendable:
         with self._lock:
             if not self._can_be_lent(writes):
                 return None
-            self._was_lent = True
+            self._was_lent, self._is_back = True, False
             if writes:
                 self._begin_past_us(maps=access == os.O_RDWR)
             return self._file.reopened(writes=writes)
+
+    def take_back(self) -> bool:
+        """To be called when every open that was lent to is closed. What the kernel has of them may go a
+        little later, and maps much later.
+
+        True as long as there may be a map that is written through: the copy must stay open and locked until
+        another call says False.
+        """
+        with self._lock:
+            self._is_back = True
+            return self._has_writing_maps()
 
     @property
     def file_number(self) -> int:
@@ -156,7 +171,12 @@ class Lendable:
         count = chunk_count(self.size)
         is_complete = not count or self._chunks.ready.covers(0, count)  # rule 5
         small = not writes or self._past_us or self.size <= LEND_WRITES_MAX
-        return is_complete and small and not self._file.is_closed and self._file.is_borrowed() is not None
+        if not is_complete or not small or self._file.is_closed or self._file.is_borrowed() is None:
+            return False
+        return not (self._is_back and self._has_writing_maps())
+
+    def _has_writing_maps(self) -> bool:
+        return self._past_us and self._mapped and bool(self._file.is_borrowed())
 
     def _begin_past_us(self, maps: bool) -> None:
         """Rule 7."""
@@ -175,7 +195,9 @@ class Lendable:
     def _rescan(self) -> int:
         if not self._past_us or self._file.is_closed:
             return 0
-        borrowed = self._file.is_borrowed()  # first: if nobody has it now, nobody writes after the scan
+        # First: if nobody has it now, nobody writes after the scan. Who could not have a map and is back
+        # cannot write any more either, though the kernel may still be about to close it.
+        borrowed = (self._mapped or not self._is_back) and self._file.is_borrowed()
         self._unscanned = self._file.written_at() or self._unscanned
         if self._unscanned or self._mapped or self._look_again:
             self._file.mark()

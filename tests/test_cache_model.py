@@ -294,19 +294,16 @@ class CopyMachine(RuleBasedStateMachine):
     def take_home(self, kill_at: int | None) -> None:
         with self.risky(kill_at):
             self.copy.take_home()
-            assert not self.copy.is_past_us or self.half_sent()
+            assert not self.copy.is_past_us or not self.copy.is_borrowed()
             self.take_back()
             self.unseen = False
-
-    def half_sent(self) -> bool:
-        """Whether the copy cannot know yet which of its bytes were sent."""
-        return self.begun is not None
 
     @rule()
     def take_back(self) -> None:
         if self.lent is not None:
             os.close(self.lent)
             self.lent = None
+            assert not self.copy.take_back()
 
     @precondition(lambda self: self.begun is None)
     @rule(chunks_max=st.sampled_from([1, 9, 9]), begin=st.booleans(), offset=offsets, later=st.integers(0, 9))

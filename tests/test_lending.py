@@ -331,6 +331,32 @@ def test_when_nobody_has_it_any_more_the_copy_is_like_any_other(copy: LocalCopy,
     assert store._index.dirty_inos() == []
 
 
+def test_who_is_back_and_had_no_map_writes_no_more(copy: LocalCopy) -> None:
+    with borrowed(copy, os.O_WRONLY) as descriptor:  # the kernel closes it later than it says so
+        os.pwrite(descriptor, b"x", 0)
+        assert not copy.take_back()
+        copy.rescan()
+        assert dirty_chunks(copy) == [0]
+        assert not copy.is_past_us
+
+
+def test_a_map_that_is_left_is_waited_for(copy: LocalCopy) -> None:
+    with borrowed(copy, os.O_RDWR) as descriptor:
+        shown = mmap.mmap(descriptor, 0)
+    assert copy.take_back()
+    assert copy.lend(os.O_RDONLY) is None
+    copy.rescan()
+    assert copy.is_past_us
+    shown[0] = ord("m")
+    shown.close()
+    assert not copy.take_back()
+    copy.rescan()
+    assert dirty_chunks(copy) == [0]
+    assert not copy.is_past_us
+    with borrowed(copy):
+        pass
+
+
 def test_another_version_is_not_moved_to_from_what_was_written_past_us(copy: LocalCopy) -> None:
     with borrowed(copy, os.O_WRONLY) as descriptor:
         os.pwrite(descriptor, b"x", 0)
