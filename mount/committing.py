@@ -56,11 +56,13 @@ class Committer:
         self._retries = threading.Thread(target=self._retry_loop, name="write-back", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread of later attempts."""
+        """Starts the thread of later attempts, and the one of early uploads."""
         self._retries.start()
+        self.uploads.start()
 
     def close(self) -> None:
-        """Ends the thread; what is unsaved stays dirty on disk."""
+        """Ends the threads; what is unsaved stays dirty on disk."""
+        self.uploads.close()
         with self._guard:
             self._stopping = True
             self._guard.notify_all()
@@ -104,6 +106,7 @@ class Committer:
 
     def _prepare(self, node: Node) -> Commit | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
+        self.uploads.wait_for_early(node)
         with node.guard:
             node.rescan()
             if not node.copy.dirty and not node.pending:

@@ -26,6 +26,7 @@ import msgspec
 from cache.copies import CopyStore, LocalCopy
 from mount.gate import Gate
 from mount.locks import WriteLock
+from wire.chunking import fits
 from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
 from wire.messages.common import Caller
@@ -67,6 +68,9 @@ class Node:
         self.guard = threading.RLock()
         self.attr = attr
         self.writers = 0  # under gate
+        self.seen_chunks = (
+            0  # filled ones that were there when it was last looked for what is written past us
+        )
         self.lock: WriteLock | None = None
         self.lock_lost = False
         self.caller: Caller | None = None  # who opened for writing: the identity of the commits
@@ -172,11 +176,22 @@ class Node:
         with self.guard:
             if not self.copy.is_past_us:
                 return
-            self.uploaded.clear()  # also of chunks that were dirty already
             written_at = self.copy.take_home() if home else self.copy.rescan()
+            self._forget_outdated_uploads()  # also of chunks that were dirty already
             if written_at:
                 self.written_at = written_at
                 self.pending.mtime = None if self.copy.dirty else written_at
+
+    def _forget_outdated_uploads(self) -> None:
+        """Under guard: of what was uploaded, only what the file has now is of any use."""
+        for index, upload in list(self.uploaded.items()):
+            is_stored = upload.done() and not upload.cancelled() and upload.exception() is None
+            if not is_stored or not self._is_as_uploaded(upload.result()):
+                del self.uploaded[index]
+
+    def _is_as_uploaded(self, change: ChunkChange) -> bool:
+        data = self.copy.chunk_bytes(change.index)
+        return not data if change.id is None else len(data) == change.size and fits(change.id, data)
 
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""

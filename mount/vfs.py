@@ -411,6 +411,15 @@ class Vfs(Ranges):
             self._set_size(ino, changes.size, who, handle)
         return self._set_attributes(ino, changes, who)
 
+    def lend(self, number: int) -> int | None:
+        """A descriptor of the local copy's file, for the kernel to serve this handle from; the caller closes
+        it. None if that cannot be. Raises OSError."""
+        handle = self._handle(number)
+        lent = handle.node.copy.lend(handle.flags)
+        if lent is not None and handle.writable:
+            self._committer.uploads.watch(handle.node)
+        return lent
+
     # For umount, status and recovery
 
     def unsaved(self) -> list[int]:

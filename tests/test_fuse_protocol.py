@@ -36,6 +36,8 @@ NEWER = {
     "FUSE_NOTIFY_RESEND": (7, "6.9"),
     "FUSE_DIRECT_IO_ALLOW_MMAP": (1 << 36, "6.6"),
     "FUSE_UNIQUE_RESEND": (1 << 63, "6.9"),
+    "FUSE_PASSTHROUGH": (1 << 37, "6.9"),
+    "FOPEN_PASSTHROUGH": (1 << 7, "6.9"),
 }
 """What the header may be too old for: the number, and the first Linux that has it."""
 
@@ -43,6 +45,7 @@ NEWER_SIZES = {
     "fuse_statx_in": (24, "6.6"),
     "fuse_statx_out": (288, "6.6"),
     "fuse_copy_file_range_out": (8, "6.18"),
+    "fuse_backing_map": (16, "6.9"),
 }
 """The same of structures, in bytes."""
 
@@ -193,7 +196,7 @@ class Kernel:
         the = Context(
             client.vfs,
             Notifications(theirs.fileno()),
-            Passthrough(theirs.fileno(), is_possible=False),
+            Passthrough(client.vfs, theirs.fileno(), is_possible=False),
             Owners(0, 0, 0, 0),
             trusted=False,
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mount.bindings.native.protocol import BACKING_MAP, Fopen
 from mount.nodes import Handle
+from mount.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class _Inode:
 class Passthrough:
     """The modes of all open inodes; thread-safe. ``is_possible`` is what ``is_possible`` said."""
 
-    def __init__(self, descriptor: int, *, is_possible: bool) -> None:
+    def __init__(self, vfs: Vfs, descriptor: int, *, is_possible: bool) -> None:
+        self._vfs = vfs
         self._descriptor = descriptor
         self._is_possible = is_possible
         self._guard = threading.Lock()
@@ -109,12 +111,11 @@ class Passthrough:
         ``lend`` on, for every open anew."""
         if not self._is_possible or not (inode.borrowers or _is_worth_it(handle)):
             return False
-        copy = handle.node.copy
         try:
-            lent = copy.lend(handle.flags)
+            lent = self._vfs.lend(handle.number)
             return lent is not None and self._is_backed_by(inode, lent)
         except OSError as error:
-            log.info("inode %d is not lent to the kernel: %s", copy.ino, error)
+            log.info("inode %d is not lent to the kernel: %s", handle.node.ino, error)
             return False
 
     def _is_backed_by(self, inode: _Inode, lent: int) -> bool:

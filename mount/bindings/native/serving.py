@@ -118,7 +118,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
         the = Context(
             vfs,
             Notifications(device.descriptor),
-            Passthrough(device.descriptor, is_possible=passes),
+            Passthrough(vfs, device.descriptor, is_possible=passes),
             owners,
             trusted=mount.trusted,
         )
