@@ -304,6 +304,17 @@ def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) 
     kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
 
 
+def test_offsets_and_times_beyond_what_there_is(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"far")
+    read = protocol.READ_IN.pack(number, 2**64 - 1, 100, 0, 0, 0, 0)
+    assert kernel.ask(Opcode.READ, read, ino)[0] == errno.EINVAL
+    fields = protocol.SETATTR_IN.kind(*[0] * 16)._replace(valid=Fattr.MTIME, mtime=10**12)
+    status, answer = kernel.ask(Opcode.SETATTR, protocol.SETATTR_IN.pack(*fields), ino)
+    attr = protocol.ATTR.read(answer, protocol.ATTR_OUT.size)
+    assert (status, attr.mtime, attr.mtimensec) == (0, *divmod(2**63 - 1, 10**9))
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+
+
 def test_what_is_not_known_is_said_so(kernel: Kernel) -> None:
     assert kernel.ask(999) == (errno.ENOSYS, b"")
     assert kernel.ask(Opcode.IOCTL) == (errno.ENOTTY, b"")

@@ -115,6 +115,8 @@ class Directories:
         listing = self._open.get(asked.fh)
         if listing is None:
             raise fail(errno.EBADF)
+        if asked.offset > protocol.OFFSET_MAX:
+            raise fail(errno.EINVAL)
         is_plus = request.opcode == Opcode.READDIRPLUS
         head = len(NO_ENTRY) if is_plus else 0
         parts: list[bytes] = []

@@ -94,6 +94,8 @@ class Files:
     def read(self, request: Request) -> Answer:
         """pread(2), or a page."""
         asked = protocol.READ_IN.read(request.body)
+        if asked.offset > protocol.OFFSET_MAX:
+            raise fail(errno.EINVAL)
         room = request.room[: asked.size]
         return room[: self._the.vfs.read_into(asked.fh, asked.offset, room)]
 

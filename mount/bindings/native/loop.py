@@ -85,11 +85,13 @@ class Loop:
             except OSError as error:
                 if error.errno in _AGAIN:
                     continue
-                if error.errno in _ENDED:
-                    self.is_gone = True
-                    self.ended.set()
-                    return
-                raise
+                if error.errno not in _ENDED:
+                    raise
+                count = 0
+            if not count:
+                self.is_gone = True
+                self.ended.set()
+                return
             with self._guard:
                 self._idle -= 1
                 if not self._idle and self._threads < THREADS_MAX:

@@ -16,6 +16,9 @@ MAJOR, MINOR, MINOR_MIN = 7, 45, 31
 
 ROOT_ID = 1
 MIN_READ_BUFFER = 8192
+OFFSET_MAX = 2**63 - 1
+"""Of an off_t, though offsets come as uint64_t."""
+
 UNIQUE_RESEND = 1 << 63
 
 
