@@ -248,7 +248,7 @@ def test_only_what_was_written_to_is_looked_through(copy: LocalCopy) -> None:
 def test_what_is_written_while_it_is_looked_through_is_found_next_time(
     copy: LocalCopy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = lending.fits
+    real = fits
     with borrowed(copy, os.O_WRONLY) as descriptor:
 
         def fits_and_is_overtaken(chunk_id: bytes, data: bytes | memoryview) -> bool:
@@ -258,7 +258,7 @@ def test_what_is_written_while_it_is_looked_through_is_found_next_time(
 
         os.pwrite(descriptor, b"c", 2 * CHUNK_BYTES)  # as it was: nothing is changed yet
         with monkeypatch.context() as patched:
-            patched.setattr(lending, "fits", fits_and_is_overtaken)
+            patched.setattr("cache.lending.fits", fits_and_is_overtaken)
             copy.rescan()
         assert dirty_chunks(copy) == []
         copy.rescan()
