@@ -245,6 +245,26 @@ def test_only_what_was_written_to_is_looked_through(copy: LocalCopy) -> None:
     assert dirty_chunks(copy) == [0]
 
 
+def test_what_is_written_while_it_is_looked_through_is_found_next_time(
+    copy: LocalCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fits
+    with borrowed(copy, os.O_WRONLY) as descriptor:
+
+        def fits_and_is_overtaken(chunk_id: bytes, data: bytes | memoryview) -> bool:
+            result = real(chunk_id, data)
+            os.pwrite(descriptor, b"x", 0)
+            return result
+
+        os.pwrite(descriptor, b"c", 2 * CHUNK_BYTES)  # as it was: nothing is changed yet
+        with monkeypatch.context() as patched:
+            patched.setattr("cache.lending.fits", fits_and_is_overtaken)
+            copy.rescan()
+        assert dirty_chunks(copy) == []
+        copy.rescan()
+        assert dirty_chunks(copy) == [0]
+
+
 def test_what_was_written_through_a_map_is_found(copy: LocalCopy) -> None:
     with borrowed(copy, os.O_RDWR) as descriptor:
         shown = mmap.mmap(descriptor, 0)

@@ -128,6 +128,25 @@ def test_what_was_written_past_us_without_the_lock_becomes_a_conflict_copy(
     assert not one.vfs.unsaved()
 
 
+def test_who_goes_on_through_us_without_the_lock_loses_nothing_written_past_us(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", BOTH)
+    with lent(one, handle, BOTH) as descriptor:
+        stack.advance_locks()
+        two.write("/file", b"winner")
+        lose_locks(stack, one)
+        os.pwrite(descriptor, b"LOSER", 0)
+        with raises(errno.ESTALE):
+            one.vfs.write(handle, 0, b"x")
+        with raises(errno.ESTALE):
+            one.vfs.flush(handle)
+    one.vfs.release(handle)
+    [copy] = [name for name in one.names() if name != "file"]
+    assert two.read(f"/{copy}") == b"LOSER" + BASE[5:]
+    assert one.read("/file") == b"winner" + BASE[6:]
+
+
 def test_a_killed_mount_leaves_what_was_written_past_it(stack: Stack) -> None:
     one, two = stack.client(), stack.client()
     one.write("/file", b"acknowledged")
