@@ -132,7 +132,7 @@ def test_the_admin_sees_and_changes_users(shared_realm: RealRealm) -> None:
 
 
 def test_the_status_of_a_realm_here(shared_realm: RealRealm) -> None:
-    told = shared_realm.status()
+    told = json.loads(shared_realm.run("status", "--root", str(shared_realm.root), "--json").stdout)
     assert set(told) == {"realm", "services", "chunks", "mounts"}
     assert told["realm"] == shared_realm.url
     assert set(told["chunks"]) == {"total", "lacking", "condemned", "replicas"}

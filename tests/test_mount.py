@@ -18,12 +18,11 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="the
 
 
 @pytest.fixture(scope="module")
-def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealMount, RealMount]]:
+def mounts(shared_realm: RealRealm) -> Iterator[tuple[RealMount, RealMount]]:
     """Two mounts of the same user."""
-    with RealRealm(tmp_path_factory.mktemp("mounts") / "realm") as realm:
-        realm.join("alice")
-        with RealMount(realm, "one", "alice") as one, RealMount(realm, "two", "alice") as two:
-            yield one, two
+    shared_realm.join("mona")
+    with RealMount(shared_realm, "mona-1", "mona") as one, RealMount(shared_realm, "mona-2", "mona") as two:
+        yield one, two
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_names_are_there_at_once(places: tuple[Path, Path]) -> None:
     (one / "dir").mkdir()
     os.symlink("../elsewhere", one / "link")
     assert os.readlink(two / "link") == "../elsewhere"
-    os.link(one / "link", two.parent.parent / "one" / two.name / "other", follow_symlinks=False)
+    os.link(one / "link", one / "other", follow_symlinks=False)
     assert sorted(os.listdir(two)) == ["dir", "link", "other"]
 
 
