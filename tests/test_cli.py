@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,9 +34,12 @@ def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_the_help_is_there_at_once_and_names_all_verbs() -> None:
-    began = time.monotonic()
+    before = os.times()
     helped = subprocess.run(RealRealm.command("--help"), capture_output=True, text=True, cwd=CODE, check=True)
-    assert time.monotonic() - began < 2.0
+    after = os.times()
+    # What it computes, not what it waits for: others use the machine too.
+    worked = after.children_user + after.children_system - before.children_user - before.children_system
+    assert worked < 1.0
     for verb in ("up", "down", "serve", "mount", "umount", "status", "locks", "signup", "login"):
         assert f"\n  {verb} " in helped.stdout
 
