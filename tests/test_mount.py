@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,27 +141,6 @@ def test_appends_of_four_processes_on_two_mounts_lose_nothing(places: tuple[Path
     assert [process.wait(100) for process in processes] == [0, 0, 0, 0]
     found = (places[0] / "log").read_text().splitlines()
     assert sorted(found) == sorted(f"{who} {i}" for who in range(4) for i in range(1, lines + 1))
-
-
-def test_a_second_writer_waits_and_sees_what_the_first_wrote(places: tuple[Path, Path]) -> None:
-    one, two = places
-    (one / "file").write_text("base")
-    opened = threading.Event()
-    seen: list[str] = []
-
-    def second() -> None:
-        with (two / "file").open("r+") as file:
-            opened.set()
-            seen.append(file.read())
-
-    with (one / "file").open("r+") as first:
-        thread = threading.Thread(target=second)
-        thread.start()
-        first.write("first was here")
-        assert not opened.wait(1.0), "the second writer did not wait"
-        assert (two / "file").read_text() == "base", "readers see the last committed version, and never wait"
-    thread.join(20)
-    assert seen == ["first was here"]
 
 
 def test_the_content_is_there_when_the_name_has_gone(places: tuple[Path, Path]) -> None:
