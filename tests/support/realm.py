@@ -15,6 +15,7 @@ from dfs.status import local_status
 from servers.supervision import RealmRoot
 from servers.supervision_control import Ask, ask
 from tests.support.logs import unexpected
+from tests.support.ports import own_ports
 from tests.support.processes import MARK, marked, new_mark
 from tests.support.times import wait_until
 
@@ -35,6 +36,7 @@ class RealRealm:
         self.root = folder / "root"
         self.mark = new_mark()
         self._options = ["--file-servers", str(files), *CHEAP_PASSWORDS, *options]
+        self._first_port = own_ports(3 + files)
         self._expected: list[re.Pattern[str]] = []
         self._killed = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,9 +53,10 @@ class RealRealm:
     def start(self) -> None:
         """Starts the realm (again) and waits until it is ready, or has died."""
         self._killed = False
+        port = [] if (self.root / "realm.json").exists() else ["--port", str(self._first_port)]
         with (self.folder / "up.err").open("wb") as errors:
             self.process = subprocess.Popen(
-                self.command("up", "--root", str(self.root), "--port", "0", *self._options),
+                self.command("up", "--root", str(self.root), *port, *self._options),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
