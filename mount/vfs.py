@@ -23,6 +23,7 @@ from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
+    ROOT_INO,
     Attr,
     Create,
     Drop,
@@ -146,14 +147,37 @@ class Vfs(Ranges):
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
         """Opens what a path names now: one call to the directory walks it, tells the version and, unless
         there is a local copy, where the content is."""
-        content = not flags & os.O_TRUNC and not self._copies.has(self._names.believed(names))
-        resolved = self._names.walk_now(names, who, content=content)
-        if not names:
-            raise fail(errno.EISDIR)
-        *_, parent, attr = resolved.attrs
-        return self.open(
-            attr.ino, flags, who, attr=attr, manifest=resolved.manifest, origin=(parent.ino, names[-1])
-        )
+        return self._open_from(ROOT_INO, names, self._names.believed(names), flags, who)
+
+    def open_known(
+        self, ino: int, start: int, names: Sequence[bytes], flags: int, who: Caller | None
+    ) -> Handle:
+        """As ``open_path``, of the path ``names`` below the inode ``start``, which should lead to ``ino``.
+        Raises ESTALE if it does not any more. No names: the inode itself, whatever it is called."""
+        try:
+            return self._open_from(start, names, ino, flags, who, must_be=ino)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise fail(errno.ESTALE, "the path leads elsewhere now") from error
+            raise
+
+    def _open_from(
+        self,
+        start: int,
+        names: Sequence[bytes],
+        believed: int,
+        flags: int,
+        who: Caller | None,
+        must_be: int = 0,
+    ) -> Handle:
+        content = not flags & os.O_TRUNC and not self._copies.has(believed)
+        resolved = self._names.walk_now(names, who, content=content, start=start)
+        attr = resolved.attrs[-1]
+        if must_be and attr.ino != must_be:
+            raise fail(errno.ESTALE, "the path leads elsewhere now")
+        _check_openable(attr)
+        origin = (resolved.attrs[-2].ino, names[-1]) if names else None
+        return self.open(attr.ino, flags, who, attr=attr, manifest=resolved.manifest, origin=origin)
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, who: Caller | None

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from mount.bindings.callers import caller
 from mount.bindings.libfuse import mfusepy
 from mount.bindings.pages import Pages
 from mount.options import MountOptions
@@ -132,8 +133,7 @@ class _Operations(mfusepy.Operations):
     def _who(self) -> Caller | None:
         if not self._trusted:
             return None
-        uid, gid, pid = mfusepy.fuse_get_context()
-        return Caller(uid, [gid, *_supplementary_groups(pid, gid)])
+        return caller(*mfusepy.fuse_get_context())
 
     def _attr(self, path: str) -> Attr:
         return self.vfs.walk(_split(path), self._who())
@@ -379,16 +379,6 @@ class _Operations(mfusepy.Operations):
         self._pages.closed(fh.fh)
         self.vfs.release(fh.fh)
         return 0
-
-
-def _supplementary_groups(pid: int, gid: int) -> list[int]:
-    """The caller's other groups, as the kernel knows them (proc(5)); none if he is gone already."""
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            groups = next(line for line in status if line.startswith("Groups:"))
-    except (OSError, StopIteration):
-        return []
-    return [int(number) for number in groups.split()[1:] if int(number) != gid]
 
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
