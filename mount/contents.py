@@ -113,6 +113,7 @@ class Contents(Tree):
         """Cuts or extends the local copy. A file that has the size already is only touched."""
         with node.guard:
             node.check()
+            node.copy.look()
             if size == node.copy.size:
                 node.pending.mtime = time.time_ns()
         self._alter(
@@ -136,6 +137,7 @@ class Contents(Tree):
         while True:
             with node.guard:
                 node.check()
+                node.copy.look()
                 offset, size = place(node.copy.size)
                 if size <= 0:
                     return offset

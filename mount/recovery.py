@@ -119,6 +119,8 @@ def _recover(proxy: Proxy, copy: LocalCopy) -> str:
                 return "its last commit had arrived"
         elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node, pending):
             return "its last commit was sent again"
+    if not copy.dirty and pending is None:
+        return "it was open for writing, and nothing was written"
     if not copy.dirty:
         return "it lost to another writer, and was kept as a conflict copy"
     name = save_conflict_copy(proxy, Reader(proxy), node)
