@@ -13,7 +13,7 @@ import pytest
 from mount.nodes import Node
 from mount.vfs import Changes
 from tests.support.stack import Client, Stack
-from tests.test_stack import BASE, BOTH, lose_locks, raises
+from tests.support.vfs import BASE, BOTH, lose_locks, raises
 from wire.limits import CHUNK_BYTES
 
 
