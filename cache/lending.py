@@ -71,7 +71,7 @@ class Lendable:
         self._allocated = 0
         self._was_lent = False
         self._is_back = True
-        """Whether all that was opened through lent descriptors is closed; maps may be left."""
+        """Whether all that was opened for writing through lent descriptors is closed; maps may be left."""
         self._past_us = False
         self._mapped = False
         """Whether some borrower may write through a map."""
@@ -83,10 +83,11 @@ class Lendable:
 
     # Lending
 
-    def lend(self, flags: int) -> int | None:
+    def lend(self, flags: int, *, at_any_size: bool = False) -> int | None:
         """A descriptor of the copy's file, for the kernel to serve an open with these ``flags`` (of open(2))
-        from; the caller closes it. None if the copy is not complete, or too large to be written past us, or
-        if maps of earlier borrowers may be left (new ones would keep us from seeing those end).
+        from; the caller closes it. None if the copy is not complete, or too large to be written past us (but
+        for ``at_any_size``), or if maps of earlier borrowers may be left: new ones would keep us from seeing
+        those end.
 
         Who holds it, or what was opened or mapped through it, is a borrower; ``fstat`` of it tells the
         ``file_number``. Raises OSError if the index fails, or there are no descriptors left.
@@ -94,16 +95,17 @@ class Lendable:
         access = flags & os.O_ACCMODE
         writes = access != os.O_RDONLY
         with self._lock:
-            if not self._can_be_lent(writes):
+            if not self._can_be_lent(writes and not at_any_size):
                 return None
-            self._was_lent, self._is_back = True, False
+            self._was_lent = True
+            self._is_back = self._is_back and not writes
             if writes:
                 self._begin_past_us(maps=access == os.O_RDWR)
             return self._file.reopened(writes=writes)
 
     def take_back(self) -> bool:
-        """To be called when every open that was lent to is closed. What the kernel has of them may go a
-        little later, and maps much later.
+        """To be called when every open for writing that was lent to is closed. What the kernel has of them
+        may go a little later, and maps much later.
 
         True as long as there may be a map that is written through: the copy must stay open and locked until
         another call says False.

@@ -229,6 +229,11 @@ class Handle:
         return self.flags & os.O_ACCMODE != os.O_RDONLY
 
     @property
+    def may_map_for_writing(self) -> bool:
+        """mmap(2): a shared map that is written to needs both."""
+        return self.readable and self.writable
+
+    @property
     def appends(self) -> bool:
         """Every write goes to the end."""
         return bool(self.flags & os.O_APPEND)

@@ -411,11 +411,14 @@ class Vfs(Ranges):
             self._set_size(ino, changes.size, who, handle)
         return self._set_attributes(ino, changes, who)
 
-    def lend(self, number: int) -> int | None:
+    def lend(self, number: int, *, at_any_size: bool = False) -> int | None:
         """A descriptor of the local copy's file, for the kernel to serve this handle from; the caller closes
-        it. None if that cannot be. Raises OSError."""
+        it. None if that cannot be; see ``LocalCopy.lend``. Raises OSError."""
         handle = self._handle(number)
-        lent = handle.node.copy.lend(handle.flags)
+        if handle.flags & os.O_DIRECT:
+            return None
+        with handle.node.guard:
+            lent = handle.node.copy.lend(handle.flags, at_any_size=at_any_size)
         if lent is not None and handle.writable:
             self._committer.uploads.watch(handle.node)
         return lent

@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.loop import Loop
-from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.operations import Operations
-from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
 from mount.bindings.native.serving import agree, read_init
 from mount.owners import Owners
@@ -153,7 +151,7 @@ def test_only_what_the_kernel_offers_is_asked_for() -> None:
     assert (answer.minor, answer.flags, answer.flags2) == (36, offered, 0)
     everything = agree(InitIn(7, 99, 131072, 0xFFFFFFFF, 0xFFFFFFFF))
     assert everything.minor == protocol.MINOR
-    assert everything.flags2 << 32 == Init.DIRECT_IO_ALLOW_MMAP
+    assert everything.flags2 << 32 == Init.DIRECT_IO_ALLOW_MMAP | Init.PASSTHROUGH
 
 
 def test_without_init_ext_the_second_flags_mean_nothing() -> None:
@@ -193,13 +191,7 @@ class Kernel:
         self._theirs = theirs
         self._unique = 2
         client = stack.client()
-        the = Context(
-            client.vfs,
-            Notifications(theirs.fileno()),
-            Passthrough(client.vfs, theirs.fileno(), is_possible=False),
-            Owners(0, 0, 0, 0),
-            trusted=False,
-        )
+        the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
         self._loop = Loop(theirs.fileno(), Operations(the))
         self._loop.start()
 

@@ -8,6 +8,7 @@ from mount.bindings.native.inodes import NAME_SECONDS, Inodes
 from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.requests import Request
+from mount.nodes import Handle
 from mount.owners import Owners
 from mount.vfs import Vfs
 from wire.messages.common import Caller
@@ -18,28 +19,36 @@ class Context:
     """The parts of a mount; thread-safe.
 
     The kernel may believe a name for ``NAME_SECONDS``. What it is told is never a belief of ours, or the two
-    times would add up; attributes are told for as long as they are believed here.
+    times would add up; attributes are told for as long as they are believed here. ``passes``: the kernel may
+    serve open files itself.
     """
 
     def __init__(
         self,
         vfs: Vfs,
-        notifications: Notifications,
-        passthrough: Passthrough,
+        descriptor: int,
         owners: Owners,
         *,
         trusted: bool,
+        passes: bool,
     ) -> None:
         self.vfs = vfs
-        self.notifications = notifications
-        self.passthrough = passthrough
+        self.notifications = Notifications(descriptor)
         self.owners = owners
         self.inodes = Inodes()
+        self.passthrough = Passthrough(vfs, descriptor, self.release, is_possible=passes)
         self._trusted = trusted
 
     def who(self, request: Request) -> Caller | None:
         """For whom a request is made."""
         return caller(request.uid, request.gid, request.pid) if self._trusted else None
+
+    def release(self, handle: Handle) -> None:
+        """Ends an open file."""
+        try:
+            self.vfs.release(handle.number)
+        finally:
+            self.inodes.closed(handle.node)
 
     def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
         """fuse_entry_out of a name that the kernel is told of. One name of several is not believed for a

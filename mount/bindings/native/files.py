@@ -84,7 +84,12 @@ class Files:
         """fuse_open_out."""
         self._open[handle.number] = handle
         keep = self._the.inodes.opened(handle.node, self._the.notifications.drop)
-        flags, backing = self._the.passthrough.opened(handle)
+        try:
+            flags, backing = self._the.passthrough.opened(handle)
+        except BaseException:
+            del self._open[handle.number]
+            self._the.release(handle)
+            raise
         if keep and not flags & Fopen.PASSTHROUGH:  # the kernel takes these two for a mistake
             flags |= Fopen.KEEP_CACHE
         if not handle.is_writer:
@@ -151,15 +156,10 @@ class Files:
 
     def release(self, request: Request) -> Answer:
         """Nobody has the open file any more."""
-        number = protocol.RELEASE_IN.read(request.body).fh
-        handle = self._open.pop(number, None)
+        handle = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
         if handle is None:
             raise fail(errno.EBADF)
         self._the.passthrough.closed(handle)
-        try:
-            self._the.vfs.release(number)
-        finally:
-            self._the.inodes.closed(handle.node)
         return DONE
 
     def fallocate(self, request: Request) -> Answer:

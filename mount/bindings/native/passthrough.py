@@ -1,26 +1,35 @@
 """Which open files the kernel serves itself, from the local copy's file (FUSE passthrough, Linux 6.9).
 
 An inode is in one of two modes as long as a file of it is open (fs/fuse/iomode.c): either some opens have
-pages, or some are served from one backing file, the same for all. Opens that go around both may join
-either. What is answered to an OPEN is what the kernel does until the RELEASE, so counting here between the
-two is counting a little longer than the kernel does: what it would refuse is never answered.
+pages, or all have one backing file. Those of the latter that must not read or write it by themselves are
+marked DIRECT_IO as well. What is answered to an OPEN is what the kernel does until the RELEASE, so counting
+here between the two is counting a little longer than the kernel does: what it would refuse is never answered.
 
 The backing file is the file that the local copy has. When the copy goes on with another one (a newer version,
-a conflict), those who have the old one keep it; who opens then goes around it, until they are done.
+a conflict), those who have the old one keep it, and who opens then goes around it, until they are done.
+
+A map outlives the RELEASE of the open that it was made of, and is written to without a trace. So files that
+are opened for reading and writing have pages, unless somebody reads them from a backing file already. Then
+such a handle is released, as the Vfs knows it (that is: looked through for the last time, and unlocked), when
+nobody has the local copy's file any more.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mount.bindings.native.protocol import BACKING_MAP, Fopen
 from mount.nodes import Handle
 from mount.vfs import Vfs
+from wire.errors import fail
 
 log = logging.getLogger(__name__)
 
@@ -30,102 +39,198 @@ FUSE_DEV_IOC_BACKING_OPEN, FUSE_DEV_IOC_BACKING_CLOSE = 0x4010E501, 0x4004E502
 READ_BYTES_MIN = 1024 * 1024
 """A smaller file that is only read is served from pages: to open it is faster, and they outlive the close."""
 
+SHORT_WAITS_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+"""The kernel lets go of a backing file some time after it has said RELEASE: up to 23 ms were seen."""
+
+MAP_SECONDS = 1.0
+"""How often it is looked whether a map is gone: nothing tells."""
+
+PAGED = Fopen(0)
+
 
 @dataclass(slots=True)
 class _Inode:
-    """How one inode is open. ``waiting`` keeps the record while somebody is about to look at it."""
+    """How one inode is open. ``visitors`` keep the record while they look at it."""
 
     guard: threading.Lock = field(default_factory=threading.Lock)
-    waiting: int = 0
+    visitors: int = 0
     paged: int = 0
     borrowers: int = 0
+    writers: int = 0  # of the borrowers: who writes the backing file
     backing: int = 0
     file_number: int = 0
+    put_aside: list[Handle] = field(default_factory=list)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether there is anything to be remembered."""
+        return bool(self.visitors or self.paged or self.borrowers or self.put_aside)
 
 
 class Passthrough:
-    """The modes of all open inodes; thread-safe. ``is_possible`` is what ``is_possible`` said."""
+    """The modes of all open inodes; thread-safe. ``is_possible`` is what ``is_possible`` said; ``release``
+    is told of each handle when it may be released. ``close`` at the end."""
 
-    def __init__(self, vfs: Vfs, descriptor: int, *, is_possible: bool) -> None:
+    def __init__(
+        self, vfs: Vfs, descriptor: int, release: Callable[[Handle], None], *, is_possible: bool
+    ) -> None:
         self._vfs = vfs
         self._descriptor = descriptor
+        self._release = release
         self._is_possible = is_possible
-        self._guard = threading.Lock()
+        self._guard = threading.Condition()
         self._inodes: dict[int, _Inode] = {}
         self._how: dict[int, Fopen] = {}
+        self._mapped: set[int] = set()
+        self._stopping = False
+        self._maps = threading.Thread(target=self._map_loop, name="maps", daemon=True)
+        self._maps.start()
+
+    def close(self) -> None:
+        """Releases what waits for maps to go: nobody will look any more."""
+        with self._guard:
+            self._stopping = True
+            self._guard.notify_all()
+            inodes = list(self._inodes.values())
+        self._maps.join()
+        for inode in inodes:
+            self._release_all(inode)
+
+    # Opening
 
     def opened(self, handle: Handle) -> tuple[Fopen, int]:
-        """How the kernel shall serve a handle: PASSTHROUGH with the id of the backing file, DIRECT_IO, or (0)
-        with pages. Call ``closed`` for each."""
+        """How the kernel shall serve a handle: PASSTHROUGH (and DIRECT_IO) with the id of the backing file,
+        DIRECT_IO alone, or (0) with pages. Raises OSError if it cannot be served at all."""
         ino = handle.node.ino
         inode = self._enter(ino)
         try:
             with inode.guard:
                 how = self._choose(inode, handle)
+                inode.paged += how == PAGED
+                inode.borrowers += bool(how & Fopen.PASSTHROUGH)
+                inode.writers += how == Fopen.PASSTHROUGH and handle.writable
                 self._how[handle.number] = how
-                return how, inode.backing if how is Fopen.PASSTHROUGH else 0
+                return how, inode.backing if how & Fopen.PASSTHROUGH else 0
         finally:
             self._leave(ino, inode)
-
-    def closed(self, handle: Handle) -> None:
-        """The kernel has let go of a handle. To be called before the Vfs looks for what was written last:
-        the backing file must be nobody's then."""
-        how = self._how.pop(handle.number, None)
-        if how is None:
-            return
-        ino = handle.node.ino
-        inode = self._enter(ino)
-        try:
-            with inode.guard:
-                inode.paged -= how == Fopen(0)
-                inode.borrowers -= how is Fopen.PASSTHROUGH
-                if inode.backing and not inode.borrowers:
-                    self._unregister(inode)
-        finally:
-            self._leave(ino, inode)
-
-    def _enter(self, ino: int) -> _Inode:
-        with self._guard:
-            inode = self._inodes.setdefault(ino, _Inode())
-            inode.waiting += 1
-            return inode
-
-    def _leave(self, ino: int, inode: _Inode) -> None:
-        with self._guard:
-            inode.waiting -= 1
-            if not (inode.waiting or inode.paged or inode.borrowers):
-                del self._inodes[ino]
 
     def _choose(self, inode: _Inode, handle: Handle) -> Fopen:
         """Under the inode's guard."""
-        if not inode.paged and self._borrow(inode, handle):
-            inode.borrowers += 1
+        if inode.borrowers:
+            return self._join(inode, handle)
+        if self._is_possible and not inode.paged and _is_worth_it(handle) and self._back(inode, handle):
             return Fopen.PASSTHROUGH
-        if handle.appends or inode.borrowers:
+        if handle.appends or handle.node.copy.is_past_us:
             return Fopen.DIRECT_IO
-        inode.paged += 1
-        return Fopen(0)
+        return PAGED
 
-    def _borrow(self, inode: _Inode, handle: Handle) -> bool:
-        """Whether the backing file is there for this handle. A copy that is written past us knows it from
-        ``lend`` on, for every open anew."""
-        if not self._is_possible or not (inode.borrowers or _is_worth_it(handle)):
-            return False
+    def _back(self, inode: _Inode, handle: Handle) -> bool:
+        """Gives the inode a backing file, if that can be."""
         try:
             lent = self._vfs.lend(handle.number)
-            return lent is not None and self._is_backed_by(inode, lent)
+            if lent is None:
+                return False
+            with open(lent, "rb", buffering=0):
+                inode.backing = register(self._descriptor, lent)
+                inode.file_number = os.fstat(lent).st_ino
+                return True
         except OSError as error:
             log.info("inode %d is not lent to the kernel: %s", handle.node.ino, error)
             return False
 
-    def _is_backed_by(self, inode: _Inode, lent: int) -> bool:
-        """Whether the inode's backing file is this one, which becomes it if there is none."""
-        with os.fdopen(lent, "rb", buffering=0):
-            number = os.fstat(lent).st_ino
-            if not inode.borrowers:
-                inode.backing = register(self._descriptor, lent)
-                inode.file_number = number
-            return inode.file_number == number
+    def _join(self, inode: _Inode, handle: Handle) -> Fopen:
+        """For one more handle of a file that has a backing file."""
+        lent = self._vfs.lend(handle.number, at_any_size=True)
+        if lent is not None:
+            with open(lent, "rb", buffering=0):
+                if os.fstat(lent).st_ino == inode.file_number:
+                    return Fopen.PASSTHROUGH
+        if handle.may_map_for_writing:  # into the backing file, where nobody would look for it
+            raise fail(errno.EBUSY, "a program here has an older version of this file open")
+        return Fopen.PASSTHROUGH | Fopen.DIRECT_IO
+
+    # Closing
+
+    def closed(self, handle: Handle) -> None:
+        """The kernel has let go of a handle, which is released as soon as that may be."""
+        how = self._how.pop(handle.number, PAGED)
+        wrote = how == Fopen.PASSTHROUGH and handle.writable
+        may_be_mapped = wrote and handle.may_map_for_writing
+        ino = handle.node.ino
+        inode = self._enter(ino)
+        try:
+            with inode.guard:
+                inode.paged -= how == PAGED
+                inode.borrowers -= bool(how & Fopen.PASSTHROUGH)
+                inode.writers -= wrote
+                if may_be_mapped:
+                    inode.put_aside.append(handle)
+                if inode.backing and not inode.borrowers:
+                    self._unregister(inode)
+                if wrote and not inode.writers:
+                    handle.node.copy.take_back()
+            if not may_be_mapped:
+                self._release(handle)
+            if inode.put_aside and not inode.writers:
+                self._release_when_home(ino, inode)
+        finally:
+            self._leave(ino, inode)
+
+    def _release_when_home(self, ino: int, inode: _Inode) -> None:
+        """Releases what was put aside, now, or when the maps are gone."""
+        for seconds in SHORT_WAITS_SECONDS:
+            if self._try_to_release(inode):
+                return
+            time.sleep(seconds)
+        with self._guard:
+            self._mapped.add(ino)
+            self._guard.notify_all()
+
+    def _try_to_release(self, inode: _Inode) -> bool:
+        """Whether there is nothing to wait for any more."""
+        with inode.guard:
+            if inode.writers or not inode.put_aside:
+                return True  # the last of them will see to it
+            if inode.put_aside[0].node.copy.take_back():
+                return False
+        self._release_all(inode)
+        return True
+
+    def _release_all(self, inode: _Inode) -> None:
+        with inode.guard:
+            handles, inode.put_aside = inode.put_aside, []
+        for handle in handles:
+            self._release(handle)
+
+    def _map_loop(self) -> None:
+        while True:
+            with self._guard:
+                self._guard.wait_for(lambda: self._mapped or self._stopping)
+                if self._guard.wait_for(lambda: self._stopping, MAP_SECONDS):
+                    return
+                mapped = list(self._mapped)
+            for ino in mapped:
+                inode = self._enter(ino)
+                try:
+                    if self._try_to_release(inode):
+                        with self._guard:
+                            self._mapped.discard(ino)
+                except Exception:
+                    log.exception("inode %d: what waits for a map cannot be released", ino)
+                finally:
+                    self._leave(ino, inode)
+
+    def _enter(self, ino: int) -> _Inode:
+        with self._guard:
+            inode = self._inodes.setdefault(ino, _Inode())
+            inode.visitors += 1
+            return inode
+
+    def _leave(self, ino: int, inode: _Inode) -> None:
+        with self._guard:
+            inode.visitors -= 1
+            if not inode.is_in_use:
+                del self._inodes[ino]
 
     def _unregister(self, inode: _Inode) -> None:
         backing, inode.backing = inode.backing, 0
@@ -159,4 +264,6 @@ def is_possible(descriptor: int, folder: Path) -> bool:
 
 
 def _is_worth_it(handle: Handle) -> bool:
-    return handle.writable or handle.node.copy.size >= READ_BYTES_MIN
+    if handle.writable:
+        return not handle.may_map_for_writing
+    return handle.node.copy.size >= READ_BYTES_MIN

@@ -12,9 +12,8 @@ from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.device import Device
 from mount.bindings.native.loop import BUFFER_BYTES, DATA_BYTES, THREADS_MAX, Loop
-from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.operations import Operations
-from mount.bindings.native.passthrough import Passthrough, is_possible
+from mount.bindings.native.passthrough import is_possible
 from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
 from mount.options import MountOptions
 from mount.owners import Owners
@@ -106,8 +105,8 @@ def _signals_set(event: threading.Event) -> Iterator[None]:
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
     """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. To be called
-    by the main thread. ``on_ready`` is called when the kernel has begun to ask, and told
-    whether it serves open files itself.
+    by the main thread. ``on_ready`` is called when the kernel has begun to ask, and told whether it
+    serves open files itself.
 
     Raises OSError if it cannot be mounted.
     """
@@ -115,13 +114,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
     try:
         agreed = _begin(device, WANTED if mount.passthrough else WANTED & ~Init.PASSTHROUGH)
         passes = bool(agreed.max_stack_depth) and is_possible(device.descriptor, mount.cache_dir)
-        the = Context(
-            vfs,
-            Notifications(device.descriptor),
-            Passthrough(vfs, device.descriptor, is_possible=passes),
-            owners,
-            trusted=mount.trusted,
-        )
+        the = Context(vfs, device.descriptor, owners, trusted=mount.trusted, passes=passes)
         loop = Loop(device.descriptor, Operations(the))
         with _signals_set(loop.ended):
             loop.start()
@@ -130,6 +123,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
             if not loop.is_gone:
                 device.unmount()
             loop.stop(STOP_SECONDS)
+            the.passthrough.close()
     except BaseException:
         device.unmount()
         raise
