@@ -191,8 +191,8 @@ class Kernel:
         self._theirs = theirs
         self._unique = 2
         client = stack.client()
-        the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
-        self._loop = Loop(theirs.fileno(), Operations(the))
+        self._the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
+        self._loop = Loop(theirs.fileno(), Operations(self._the))
         self._loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
@@ -220,6 +220,7 @@ class Kernel:
         """The mount is gone."""
         self._socket.close()
         self._loop.stop(5)
+        self._the.passthrough.close()
         self._theirs.close()
 
 
