@@ -503,7 +503,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("lines", [1, 9, random.randrange(10, 60)])
+@pytest.mark.parametrize("lines", [1, 9, random.randrange(10, 60)], ids=["1", "9", "any"])
 def test_what_was_written_past_us_survives_kill_9(tmp_path: Path, lines: int) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "cache")], stdout=subprocess.PIPE, text=True
