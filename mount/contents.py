@@ -4,6 +4,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from cache.copies import CopyStore
 from mount.committing import Committer
@@ -86,7 +87,7 @@ class Contents(Tree):
         copy = handle.node.copy
 
         def place(size: int) -> tuple[int, int]:
-            at = size if handle.appends else offset
+            at = self._calls.place(size) if handle.appends else offset
             if at + len(data) > FILE_BYTES_MAX:
                 raise fail(errno.EFBIG)
             return at, len(data)
@@ -110,7 +111,7 @@ class Contents(Tree):
         with node.guard:
             node.check()
             if size == node.copy.size:
-                node.pending.mtime = time.time_ns()
+                node.pending = replace(node.pending, mtime=time.time_ns())
         self._alter(
             node,
             node.caller,

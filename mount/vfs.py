@@ -18,6 +18,7 @@ from mount.contents import Contents
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
+from mount.takeover import take_over
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
@@ -85,7 +86,9 @@ class Vfs(Contents):
         proxy.on_renewal = self._renew_holds
 
     def start(self) -> None:
-        """Starts the background write-back."""
+        """Opens again what an earlier worker had open (mount.takeover), and starts the background write-back.
+        Raises Unavailable if a service that must be asked is away."""
+        take_over(self._proxy, self._table, self._committer)
         self._committer.start()
 
     def close(self) -> None:
@@ -113,6 +116,8 @@ class Vfs(Contents):
 
         Raises Busy if another mount's writer is not done in time (EWOULDBLOCK with O_NONBLOCK).
         """
+        if handle := self._table.opened_before():
+            return self._opened_again(handle, flags)
         writes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if self._settle(ino):
             attr = None  # it was asked for before
@@ -130,22 +135,39 @@ class Vfs(Contents):
         except BaseException:
             self._unpin(node)
             raise
+        handle = self._add_handle(node, flags, who, is_writer=writes)
         try:
             if manifest is not None:
                 self._reader.take(node, manifest, 0, RESOLVED_CHUNKS_MAX)
             if origin is not None and writes:
                 node.copy.set_origin(*origin)
-            if flags & os.O_TRUNC:
+            if flags & os.O_TRUNC:  # with a handle: the next worker would find dirty content of nobody's
                 self._truncate(node, 0)
         except BaseException:
-            if not (writes and self._stop_writing(node)):
+            self.release(handle.number)
+            raise
+        return handle
+
+    def _opened_again(self, handle: Handle, flags: int) -> Handle:
+        """The call that has opened it was not answered: it may not have come to cutting the file."""
+        if flags & os.O_TRUNC:
+            self._truncate(handle.node, 0)
+        return handle
+
+    def _add_handle(self, node: Node, flags: int, who: Caller | None, *, is_writer: bool) -> Handle:
+        """For a node that is pinned, and has one more writer if ``is_writer``; if it fails, no longer."""
+        try:
+            return self._table.add_handle(node, flags, who, is_writer=is_writer)
+        except BaseException:
+            if not (is_writer and self._stop_writing(node)):
                 self._unpin(node)
             raise
-        return self._table.add_handle(node, flags, who, is_writer=writes)
 
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
         """Opens what a path names now: one call to the directory walks it, tells the version and, unless
         there is a local copy, where the content is."""
+        if handle := self._table.opened_before():
+            return self._opened_again(handle, flags)
         content = not flags & os.O_TRUNC and not self._copies.has(self._names.believed(names))
         resolved = self._names.walk_now(names, who, content=content)
         if not names:
@@ -161,7 +183,9 @@ class Vfs(Contents):
         """Makes a file and opens it, in one call to the directory. Raises EEXIST also without O_EXCL: the
         binding then opens what is there."""
         check_name(name)
-        lock = self._proxy.write_locks.take_fresh()
+        if handle := self._table.opened_before():
+            return handle, self.handle_attr(handle.number)
+        lock = self._fresh_lock()
         op = Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), ino=lock.ino, grant=lock.grant)
         try:
             attr = self._made(parent, name, self._change(op, who))
@@ -190,7 +214,15 @@ class Vfs(Contents):
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if not writes:
             self._stop_writing(node)
-        return self._table.add_handle(node, flags, who, is_writer=writes), attr
+        return self._add_handle(node, flags, who, is_writer=writes), attr
+
+    def _fresh_lock(self) -> WriteLock:
+        """The lock of an inode that is to be made; of the one that this call has begun to make, if it has."""
+        locks = self._proxy.write_locks
+        begun = self._calls.fresh_ino()
+        if not begun:
+            return locks.take_fresh()
+        return locks.held(begun) or locks.acquire(begun, 0.0)
 
     def _begin_reading(self, node: Node, attr: Attr, who: Caller | None) -> None:
         if not may(self._who(who), attr, READ):
@@ -301,9 +333,9 @@ class Vfs(Contents):
     def release(self, number: int) -> None:
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""
         handle = self._table.remove_handle(number)
-        if handle.is_writer and self._stop_writing(handle.node):
-            return
-        self._unpin(handle.node)
+        if not (handle.is_writer and self._stop_writing(handle.node)):
+            self._unpin(handle.node)
+        self._table.forget(handle)
 
     def _stop_writing(self, node: Node) -> bool:
         """One writer less. True if the node must stay pinned because it could not be written back."""
