@@ -44,6 +44,11 @@ class IndexSet:
         place = bisect_right(self._edges, first)
         return place & 1 == 1 and self._edges[place] >= end
 
+    def stretch(self, index: int) -> tuple[bool, int]:
+        """Whether ``index`` is in the set, and the first one after it of which that is not so (or END)."""
+        place = bisect_right(self._edges, index)
+        return place & 1 == 1, self._edges[place] if place < len(self._edges) else END
+
     def gaps(self, first: int, end: int) -> list[tuple[int, int]]:
         """The runs of ``range(first, end)`` that are not in the set."""
         rest = IndexSet((first, end) if first < end else ())

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 from cache.changes import Changes, Dirty, Pending
 from cache.chunks import ChunkMap, NeedsManifest
+from cache.holes import next_place
 from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
 from cache.indices import END, IndexSet
 from cache.records import Records
@@ -158,6 +159,12 @@ class LocalCopy:
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """As ``read``, into ``buffer``; returns how many bytes."""
         return self._file.read_into(offset, buffer)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """The next data (``os.SEEK_DATA``) or hole (``os.SEEK_HOLE``) from ``offset`` on; the size if
+        there is none. Raises NeedsManifest."""
+        with self._lock:
+            return next_place(self._chunks, self._file, self.size, offset, whence)
 
     def chunk_bytes(self, index: int) -> bytes:
         """The content of a chunk as it is now, cut at the size; empty if there is nothing but a hole."""

@@ -76,6 +76,12 @@ class MetadataCache:
             known = self._attrs.get(ino)
         return known.attr if known is not None and now < known.believed_until else None
 
+    def attr_seconds(self, ino: int) -> float:
+        """How much longer the attributes are believed, 0 if they are not."""
+        with self._lock:
+            known = self._attrs.get(ino)
+        return 0.0 if known is None else max(0.0, known.believed_until - self._clock())
+
     def put_entry(self, parent: Attr, name: bytes, ino: int, lifetime: float) -> None:
         """Believes that ``name`` stands for ``ino`` (0: for nothing), as the directory said it with the
         attributes ``parent``. Not if something newer is known of the parent: then the answer was under

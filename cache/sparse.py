@@ -88,9 +88,15 @@ class SparseFile:
 
     def has_data(self, offset: int, size: int) -> bool:
         """Whether anything but a hole is in the range."""
+        found = self.seek(offset, os.SEEK_DATA)
+        return found is not None and found < offset + size
+
+    def seek(self, offset: int, whence: int) -> int | None:
+        """The next data (``os.SEEK_DATA``) or hole (``os.SEEK_HOLE``) from ``offset`` on; None if there is
+        none."""
         try:
-            return os.lseek(self._fd, offset, os.SEEK_DATA) < offset + size
+            return os.lseek(self._fd, offset, whence)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                return False
+                return None
             raise

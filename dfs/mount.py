@@ -77,6 +77,13 @@ def size(text: str) -> int:
     metavar="SECONDS",
     help="How long a service may be silent before a call fails.",
 )
+@click.option(
+    "--binding",
+    type=click.Choice(["auto", "native", "fusepy"]),
+    default="auto",
+    show_default=True,
+    help="How to speak FUSE: native (Linux; what auto takes there), or through libfuse.",
+)
 @click.option("--ready-fd", type=int, hidden=True)
 def mount(
     mountpoint: Path,
@@ -91,6 +98,7 @@ def mount(
     cache_size: int,
     lock_wait: float,
     deadline: float,
+    binding: str,
     ready_fd: int | None,
 ) -> None:
     """Mount the realm on the directory MOUNTPOINT."""
@@ -111,6 +119,7 @@ def mount(
         read_only=read_only,
         allow_other=allow_other,
         trusted=trusted,
+        binding=binding,
     )
     if ready_fd is None:
         _make_way(place)
@@ -220,6 +229,7 @@ def _words(options: MountOptions, user: str) -> list[str]:
         *("--cache-size", str(options.cache_bytes_max)),
         *("--lock-wait", str(options.lock_wait_seconds)),
         *("--deadline", str(options.deadline_seconds)),
+        *("--binding", options.binding),
         *(flag for flag, given in flags.items() if given),
     ]
 

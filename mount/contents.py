@@ -81,13 +81,17 @@ class Contents(Tree):
         self._check_writable(handle.node)
         return handle
 
-    def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
-        """Writes into the local copy; at the end, as it is under the lock, for an appending handle."""
+    def write(
+        self, number: int, offset: int, data: bytes | memoryview, *, appends: bool | None = None
+    ) -> int:
+        """Writes into the local copy; at the end, as it is under the lock, if it ``appends``. None: as the
+        handle was opened."""
         handle = self._writer(number)
         copy = handle.node.copy
+        to_end = handle.appends if appends is None else appends
 
         def place(size: int) -> tuple[int, int]:
-            at = self._calls.place(size) if handle.appends else offset
+            at = self._calls.place(size) if to_end else offset
             if at + len(data) > FILE_BYTES_MAX:
                 raise fail(errno.EFBIG)
             return at, len(data)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from cache.copies import CopyStore
-from mount.bindings import fusepy
+from mount import bindings
 from mount.control import ControlServer
 from mount.options import MountOptions
 from mount.owners import Owners
@@ -49,11 +49,13 @@ def _serve(
         owners = Owners(0, 0, 0, 0)
     else:
         owners = Owners(session.uid, session.gids[0], os.getuid(), os.getgid())
+    binding = bindings.choose(options.binding)
+    serve = bindings.load(binding)
     control_path = state_file(options.mountpoint, ".sock")
     control = ControlServer(control_path, proxy, vfs, recovery)
     record = MountRecord(
         mountpoint=str(options.mountpoint),
-        binding="fusepy",
+        binding=binding,
         pid=os.getpid(),
         realm=options.realm_url,
         user=session.user,
@@ -67,7 +69,7 @@ def _serve(
         on_ready()
 
     try:
-        fusepy.serve(vfs, options, owners, ready)
+        serve(vfs, options, owners, ready)
     finally:
         control.close()
         unregister(record.mountpoint)

@@ -14,10 +14,12 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from clients.lock import LockClient
+from mount import interruption
 from wire.errors import Busy, Unavailable, fail
 from wire.limits import LOCK_RENEW_SECONDS, OPS_MAX
 from wire.messages.lock import Held, LockAnswer
@@ -34,6 +36,10 @@ POLL_SECONDS = 5.0
 """One held-back request: a grant to a waiter that has died meanwhile costs the next one this and a lease."""
 
 BUSY_SERVER_PAUSE_SECONDS = 0.25
+
+LEAVE_AGAIN_SECONDS = 0.05
+"""After that the place is left once more: the first time may have been before it was taken."""
+
 FRESH_RELEASE_SECONDS = 0.05
 
 
@@ -71,6 +77,7 @@ class WriteLocks:
         self._asking: Counter[int] = Counter()
         self._to_release: dict[int, WriteLock] = {}
         self._releasing: set[int] = set()
+        self._to_leave: set[int] = set()
         self._stop = threading.Event()
         self._refill = threading.Event()
         self._threads = [
@@ -116,23 +123,45 @@ class WriteLocks:
         for thread in self._threads:
             thread.join()
 
-    def acquire(self, ino: int, wait_seconds: float) -> WriteLock:
-        """The write lock of ``ino``, waiting in the queue for so long. Raises Busy, naming the holder."""
+    def acquire(self, ino: int, wait_seconds: float, *, is_interruptible: bool = False) -> WriteLock:
+        """The write lock of ``ino``, waiting in the queue for so long. Raises Busy, naming the holder, and
+        InterruptedError if that ``is_interruptible``: a grant that was faster is returned all the same."""
         last_moment = time.monotonic() + wait_seconds
         if lock := self._take_back(ino):
             return lock
         while True:
             now = time.monotonic()
             poll_seconds = min(max(0.0, last_moment - now), POLL_SECONDS)
-            locks, answer = self._ask([ino], poll_seconds, self._hold)
+            with self._left_early(ino) if is_interruptible else nullcontext():
+                locks, answer = self._ask([ino], poll_seconds, self._hold)
             if locks:
                 return locks[0]
+            if is_interruptible and interruption.is_interrupted():
+                self._leave(ino)  # again, now that no request can take the place once more
+                raise fail(errno.EINTR)
             if time.monotonic() >= last_moment:
                 if wait_seconds:
                     self._leave(ino)
                 raise Busy(f"{answer.holder or 'somebody'} has the write lock")
             if time.monotonic() - now < poll_seconds / 2:  # the server holds back too many already
                 self._stop.wait(BUSY_SERVER_PAUSE_SECONDS)
+
+    @contextmanager
+    def _left_early(self, ino: int) -> Iterator[None]:
+        """Who is interrupted in the block leaves the queue, and the server answers the waiting request."""
+
+        def leave() -> None:
+            with self._guard:
+                self._to_leave.add(ino)
+                self._guard.notify_all()
+
+        try:
+            with interruption.waking(leave):
+                yield
+        finally:
+            with self._guard:
+                self._to_leave.discard(ino)
+                self._guard.notify_all()
 
     def _ask(
         self, inos: list[int], wait_seconds: float, keep: Callable[[list[WriteLock]], None]
@@ -284,25 +313,30 @@ class WriteLocks:
     def _is_urgent(self) -> bool:
         """Under guard: locks of new files are given back together; a thousand files need few calls."""
         everything_is_fresh = all(lock.is_fresh for lock in self._to_release.values())
-        return self._stop.is_set() or not everything_is_fresh or len(self._to_release) >= STOCK
+        if self._stop.is_set() or self._to_leave:
+            return True
+        return not everything_is_fresh or len(self._to_release) >= STOCK
 
     def _release_loop(self) -> None:
         while True:
             with self._guard:
-                self._guard.wait_for(lambda: self._to_release or self._stop.is_set())
+                self._guard.wait_for(lambda: self._to_release or self._to_leave or self._stop.is_set())
                 self._guard.wait_for(self._is_urgent, FRESH_RELEASE_SECONDS)
                 batch = [self._to_release.popitem()[1] for _ in range(min(STOCK, len(self._to_release)))]
                 self._releasing = {lock.ino for lock in batch}
-            if not batch:
+                leave = sorted(self._to_leave)
+            if not batch and not leave:
                 if self._stop.is_set():
                     return
                 continue  # an open has taken them back meanwhile
             try:
-                self._client.release([Held(lock.ino, lock.token) for lock in batch], [])
+                self._client.release([Held(lock.ino, lock.token) for lock in batch], leave)
             except OSError as error:
-                log.info("%d locks are left to expire: %s", len(batch), error)
+                log.info("%d locks and %d places are left to expire: %s", len(batch), len(leave), error)
             except Exception:
-                log.exception("%d locks are left to expire", len(batch))
+                log.exception("%d locks and %d places are left to expire", len(batch), len(leave))
             with self._guard:
                 self._releasing = set()
                 self._guard.notify_all()
+                if leave:
+                    self._guard.wait_for(lambda: self._to_release or not self._to_leave, LEAVE_AGAIN_SECONDS)

@@ -33,16 +33,30 @@ class Names:
                 return known
         return self.walk_now(names, caller).attrs
 
-    def walk_now(self, names: Sequence[bytes], caller: Caller | None, *, content: bool = False) -> Resolved:
-        """As a fresh ``walk``; with ``content`` the manifest of a file comes along."""
-        resolved = self._directory.resolve(ROOT_INO, list(names), caller, content=content)
+    def walk_now(
+        self,
+        names: Sequence[bytes],
+        caller: Caller | None,
+        *,
+        content: bool = False,
+        start: int = ROOT_INO,
+    ) -> Resolved:
+        """As a fresh ``walk``, from the inode ``start``; with ``content`` a file's manifest comes along."""
+        resolved = self._directory.resolve(start, list(names), caller, content=content)
         for attr in resolved.attrs:
             self._cache.put_attr(attr, BELIEF_SECONDS)
         for parent, name, attr in zip(resolved.attrs, names, resolved.attrs[1:], strict=False):
             self._cache.put_entry(parent, name, attr.ino, BELIEF_SECONDS)
         if resolved.errno:
+            met = len(resolved.attrs)
+            if 0 < met <= len(names):
+                self._cache.drop_entry(resolved.attrs[-1].ino, names[met - 1])
             raise fail(getattr(errno, resolved.errno, errno.EIO))
         return resolved
+
+    def attr_seconds(self, ino: int) -> float:
+        """How much longer the attributes are believed: a binding may tell them for no longer."""
+        return self._cache.attr_seconds(ino)
 
     def believed(self, names: Sequence[bytes]) -> int:
         """The inode that a path is believed to name, 0 if nothing is."""

@@ -25,6 +25,7 @@ import msgspec
 
 from cache.copies import CopyStore, LocalCopy
 from mount.calls import Calls
+from mount.gate import Gate
 from mount.locks import WriteLock
 from mount.slate import Attributes, OpenFile, Slate
 from wire.errors import Conflict
@@ -32,6 +33,8 @@ from wire.limits import CHUNK_BYTES
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, ChunkChange, Commit
 from wire.permissions import mode_without_privileges
+
+_moves = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Node:
         self.ino = attr.ino
         self.copy = copy
         self.pins = 0
-        self.gate = threading.Condition(threading.RLock())
+        self.gate = Gate()
         self.committing = threading.Lock()
         self.guard = threading.RLock()
         self.attr = attr
@@ -85,6 +88,7 @@ class Node:
         self.written_at = 0  # ns; the last write that no commit has covered
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
+        self.moves = next(_moves)  # another number whenever the content becomes what no program here wrote
         self.unsent: Commit | None = None  # under committing; begun, and sent as it is until it is answered
 
     @property
@@ -103,6 +107,13 @@ class Node:
         writer that has lost his lock and has nothing to commit keeps nobody from a newer version."""
         is_locked = self.lock is not None and not self.lock_lost
         return is_locked or self.copy.dirty or self.unsent is not None
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Which version the content is of (or was, before it was written to), and ``moves``. The latter is
+        unique among all nodes: as long as it stays, only this mount's programs have changed the content."""
+        with self.guard:
+            return self.copy.version, self.moves
 
     def check(self) -> None:
         """What could not be written back once is said again and again, until the file is closed."""
@@ -144,6 +155,7 @@ class Node:
                     return
                 else:
                     self.copy.adopt(attr.version, attr.size)
+                    self.moves = next(_moves)
                     if self.lock is not None:
                         self.outrun()
             if attr.change >= self.attr.change:
@@ -154,6 +166,7 @@ class Node:
         with self.guard:
             if attr.version != self.copy.version:
                 self.copy.adopt(attr.version, attr.size)
+                self.moves = next(_moves)
             self.attr = attr
 
     def outrun(self) -> Conflict:
@@ -168,6 +181,7 @@ class Node:
         """Under committing and guard: gives up what is dirty and what was being sent."""
         self.unsent = None
         self.copy.discard()
+        self.moves = next(_moves)
         self.forget_attributes()
         self.written_at = 0
 

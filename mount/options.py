@@ -17,3 +17,5 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     trusted: bool = False
+    binding: str = "auto"
+    """See ``bindings.choose``."""

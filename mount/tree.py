@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cache.copies import CopyStore
-from mount.names import Names
+from mount.names import BELIEF_SECONDS, Names
 from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
 from wire.errors import fail
@@ -65,9 +65,18 @@ class Tree:
         """The attributes of what a path names. ``fresh`` asks the directory, in one call."""
         return self._shown(self._names.walk(names, who, fresh=fresh)[-1])
 
+    def lookup(self, parent: int, name: bytes, who: Caller | None) -> Attr:
+        """The attributes of a name in a directory, now: who asks believes the answer for a while."""
+        return self._shown(self._names.child(parent, name, who, fresh=True))
+
     def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
-        """The entries of a directory, in the order of their names, without "." and ".."."""
-        return self._names.entries(ino, who)
+        """The entries of a directory, in the order of their names, without "." and "..". Where
+        ``attr.change`` is 0, name, inode and type are all that may be known."""
+        for entry in self._names.entries(ino, who):
+            if entry.attr.change and self._table.peek(entry.attr.ino) is not None:
+                yield Entry(entry.name, self._shown(entry.attr))
+            else:
+                yield entry
 
     def mkdir(self, parent: int, name: bytes, mode: int, who: Caller | None) -> Attr:
         """A new directory."""
@@ -160,6 +169,15 @@ class Tree:
         if node is not None and node.is_ours:
             return node.shown_attr()
         return self._shown(self._names.attr(ino, who))
+
+    def attr_seconds(self, ino: int) -> float:
+        """For how long the attributes that this mount shows may be believed elsewhere."""
+        node = self._table.peek(ino)
+        return BELIEF_SECONDS if node is not None and node.is_ours else self._names.attr_seconds(ino)
+
+    def fresh_attr(self, ino: int, who: Caller | None) -> Attr:
+        """The attributes as the directory says them now. Raises ESTALE if the inode is gone."""
+        return self._shown(self._names.attr(ino, who, fresh=True))
 
     def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
         """Sets what ``changes`` names but the size."""

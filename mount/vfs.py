@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cache.copies import CopyStore
-from mount.contents import Contents
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
+from mount.ranges import Ranges
 from mount.takeover import take_over
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
+    ROOT_INO,
     Attr,
     Create,
     Drop,
@@ -62,7 +63,7 @@ NOT_CREATED = frozenset(
 """What says for sure that a creation has not taken place, and its inode number is free."""
 
 
-class Vfs(Contents):
+class Vfs(Ranges):
     """A mounted realm: its tree, the content of open files, and here how they are opened and closed.
     Thread-safe. ``start`` before use, ``close`` afterwards.
 
@@ -166,16 +167,39 @@ class Vfs(Contents):
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
         """Opens what a path names now: one call to the directory walks it, tells the version and, unless
         there is a local copy, where the content is."""
+        return self._open_from(ROOT_INO, names, self._names.believed(names), flags, who)
+
+    def open_known(
+        self, ino: int, start: int, names: Sequence[bytes], flags: int, who: Caller | None
+    ) -> Handle:
+        """As ``open_path``, of the path ``names`` below the inode ``start``, which should lead to ``ino``.
+        Raises ESTALE if it does not any more. No names: the inode itself, whatever it is called."""
+        try:
+            return self._open_from(start, names, ino, flags, who, must_be=ino)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise fail(errno.ESTALE, "the path leads elsewhere now") from error
+            raise
+
+    def _open_from(
+        self,
+        start: int,
+        names: Sequence[bytes],
+        believed: int,
+        flags: int,
+        who: Caller | None,
+        must_be: int = 0,
+    ) -> Handle:
         if handle := self._table.opened_before():
             return self._opened_again(handle, flags)
-        content = not flags & os.O_TRUNC and not self._copies.has(self._names.believed(names))
-        resolved = self._names.walk_now(names, who, content=content)
-        if not names:
-            raise fail(errno.EISDIR)
-        *_, parent, attr = resolved.attrs
-        return self.open(
-            attr.ino, flags, who, attr=attr, manifest=resolved.manifest, origin=(parent.ino, names[-1])
-        )
+        content = not flags & os.O_TRUNC and not self._copies.has(believed)
+        resolved = self._names.walk_now(names, who, content=content, start=start)
+        attr = resolved.attrs[-1]
+        if must_be and attr.ino != must_be:
+            raise fail(errno.ESTALE, "the path leads elsewhere now")
+        _check_openable(attr)
+        origin = (resolved.attrs[-2].ino, names[-1]) if names else None
+        return self.open(attr.ino, flags, who, attr=attr, manifest=resolved.manifest, origin=origin)
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, who: Caller | None
@@ -237,7 +261,6 @@ class Vfs(Contents):
         wait_seconds = 0.0 if flags & os.O_NONBLOCK else max(self._lock_wait_seconds, LET_GO_SECONDS)
         try:
             with self._entered(node, wait_seconds) as left_seconds:
-                self._queue_behind_others(node, left_seconds)
                 if node.failure is not None and node.writers == 0:
                     node.failure = None
                 self._lock_for_writing(node, left_seconds, reads, who)
@@ -246,13 +269,6 @@ class Vfs(Contents):
             if flags & os.O_NONBLOCK:
                 raise fail(errno.EWOULDBLOCK, error.detail) from error
             raise
-
-    def _queue_behind_others(self, node: Node, wait_seconds: float) -> None:
-        """Under gate: a lock that others wait for is not prolonged by new writers here."""
-        if node.writers and self._proxy.write_locks.is_wanted(node.ino):
-            done = node.gate.wait_for(lambda: node.writers == 0, wait_seconds)
-            if not done:
-                raise Busy("another mount waits for this file and it is still open here")
 
     def _lock_for_writing(self, node: Node, wait_seconds: float, reads: bool, who: Caller | None) -> None:
         """Under gate: takes the lock unless it is ours, and the directory's leave for this caller."""
@@ -287,14 +303,17 @@ class Vfs(Contents):
         return attr
 
     def _wait_for_lock(self, ino: int, wait_seconds: float) -> WriteLock:
-        """The write lock. Those who wait never take the threads that their holders need to let go."""
+        """The write lock. Those who wait never take the threads that their holders need to let go. Raises
+        InterruptedError."""
         try:
             return self._proxy.write_locks.acquire(ino, 0.0)
         except Busy:
             if not wait_seconds:
                 raise
         with self._waiting() as may_wait:
-            return self._proxy.write_locks.acquire(ino, wait_seconds if may_wait else 0.0)
+            return self._proxy.write_locks.acquire(
+                ino, wait_seconds if may_wait else 0.0, is_interruptible=True
+            )
 
     @contextmanager
     def _waiting(self) -> Iterator[bool]:
@@ -308,17 +327,26 @@ class Vfs(Contents):
     @contextmanager
     def _entered(self, node: Node, wait_seconds: float) -> Iterator[float]:
         """The node's gate, and what is left of the time: who waits for the lock holds the gate meanwhile,
-        and who comes after him waits no longer than he himself may. Raises Busy."""
+        and who comes after him waits no longer than he himself may. A lock that others wait for is not
+        prolonged by new writers here. Raises Busy and InterruptedError."""
+
+        def may_write() -> bool:
+            return node.writers == 0 or not self._proxy.write_locks.is_wanted(node.ino)
+
         last_moment = time.monotonic() + wait_seconds
-        if not node.gate.acquire(timeout=GATE_SECONDS):
+        if not node.gate.enter(GATE_SECONDS, may_write):
             with self._waiting() as may_wait:
-                entered = may_wait and node.gate.acquire(timeout=wait_seconds)
-            if not entered:
-                raise Busy("another program of this mount is waiting for this file")
+                has_entered = may_wait and node.gate.enter(wait_seconds, may_write)
+            if not has_entered:
+                raise Busy(
+                    "another program of this mount is waiting for this file"
+                    if may_write()
+                    else "another mount waits for this file and it is still open here"
+                )
         try:
             yield max(0.0, last_moment - time.monotonic())
         finally:
-            node.gate.release()
+            node.gate.leave()
 
     def fsync(self, number: int) -> int:
         """What fsync(2) promises, which is about the file, whatever the handle: everything that was written
@@ -364,7 +392,6 @@ class Vfs(Contents):
             with node.guard:
                 node.lock = None
             self._proxy.write_locks.release(node.ino)
-            node.gate.notify_all()
 
     def _unpin(self, node: Node) -> None:
         nameless = node.attr.nlink == 0

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from mount.bindings.callers import caller
 from mount.bindings.libfuse import mfusepy
 from mount.bindings.pages import Pages
 from mount.options import MountOptions
@@ -32,9 +33,6 @@ T = TypeVar("T")
 NAME_SECONDS = 1.0
 THREADS = 64
 """More than can wait for locks while others work."""
-
-KEEP_SIZE, PUNCH_HOLE = 1, 2
-"""<linux/falloc.h>"""
 
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 """<linux/stat.h>, in tv_nsec."""
@@ -135,8 +133,7 @@ class _Operations(mfusepy.Operations):
     def _who(self) -> Caller | None:
         if not self._trusted:
             return None
-        uid, gid, pid = mfusepy.fuse_get_context()
-        return Caller(uid, [gid, *_supplementary_groups(pid, gid)])
+        return caller(*mfusepy.fuse_get_context())
 
     def _attr(self, path: str) -> Attr:
         return self.vfs.walk(_split(path), self._who())
@@ -371,14 +368,7 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
-        """fallocate(2): room is never kept for a file, so only growing and punching do anything."""
-        if mode == PUNCH_HOLE | KEEP_SIZE:
-            self.vfs.punch(fh.fh, offset, size)
-        elif mode == 0:
-            if self.vfs.handle_attr(fh.fh).size < offset + size:
-                self.truncate(path, offset + size, fh.fh)
-        elif mode != KEEP_SIZE:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        self.vfs.fallocate(fh.fh, mode, offset, size)
         return 0
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
@@ -389,16 +379,6 @@ class _Operations(mfusepy.Operations):
         self._pages.closed(fh.fh)
         self.vfs.release(fh.fh)
         return 0
-
-
-def _supplementary_groups(pid: int, gid: int) -> list[int]:
-    """The caller's other groups, as the kernel knows them (proc(5)); none if he is gone already."""
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            groups = next(line for line in status if line.startswith("Groups:"))
-    except (OSError, StopIteration):
-        return []
-    return [int(number) for number in groups.split()[1:] if int(number) != gid]
 
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:

@@ -92,15 +92,19 @@ def conflict_copies(path: Path) -> list[Path]:
     return [found for found in path.parent.iterdir() if found.name.startswith(f"{path.name} (conflict ")]
 
 
+BINDING = os.environ.get("DFS_TEST_BINDING", "auto")
+"""What all real mounts speak, unless a test says otherwise: one suite for both bindings."""
+
+
 class RealMount:
     """``dfs mount`` of ``realm`` as ``user`` on ``folder/NAME``, with a cache folder and a state folder of
     its own. ``close`` unmounts it and looks into its log."""
 
-    def __init__(self, realm: RealRealm, name: str, user: str, *options: str) -> None:
+    def __init__(self, realm: RealRealm, name: str, user: str, *options: str, binding: str = BINDING) -> None:
         self.realm = realm
         self.name = name
         self.user = user
-        self.options = list(options)
+        self.options = ["--binding", binding, *options]
         self.path = realm.folder / name
         self.cache = realm.folder / f"{name}-cache"
         self._expected: list[re.Pattern[str]] = []

@@ -1,0 +1,45 @@
+"""What all operations of a mount share, and how attributes are told to the kernel."""
+
+import stat
+
+from mount.bindings.callers import caller
+from mount.bindings.native import answers
+from mount.bindings.native.device import Device
+from mount.bindings.native.inodes import Inodes
+from mount.bindings.native.requests import Request
+from mount.owners import Owners
+from mount.vfs import Vfs
+from wire.messages.common import Caller
+from wire.messages.directory import Attr
+
+NAME_SECONDS = 1.0
+"""How long the kernel may believe a name. What is asked for it is never one of our own beliefs, or these two
+times would add up; attributes are told for as long as they are believed here."""
+
+
+class Context:
+    """The parts of a mount; thread-safe."""
+
+    def __init__(self, vfs: Vfs, device: Device, owners: Owners, *, trusted: bool) -> None:
+        self.vfs = vfs
+        self.device = device
+        self.owners = owners
+        self.inodes = Inodes()
+        self._trusted = trusted
+
+    def who(self, request: Request) -> Caller | None:
+        """For whom a request is made."""
+        return caller(request.uid, request.gid, request.pid) if self._trusted else None
+
+    def entry(self, parent: int, name: bytes, attr: Attr) -> bytes:
+        """fuse_entry_out of a name that the kernel is told of. One name of several is not believed for a
+        moment: an open brings the inode only, and would walk another of its names."""
+        self.inodes.looked_up(attr.ino, parent, name, attr.version)
+        is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
+        name_seconds = NAME_SECONDS if is_only_name else 0.0
+        return answers.entry_out(attr, self.owners, name_seconds, self.vfs.attr_seconds(attr.ino))
+
+    def attr(self, attr: Attr) -> bytes:
+        """fuse_attr_out."""
+        self.inodes.told(attr.ino, attr.version)
+        return answers.attr_out(attr, self.owners, self.vfs.attr_seconds(attr.ino))

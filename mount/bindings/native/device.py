@@ -1,0 +1,147 @@
+"""The descriptor of /dev/fuse: mounting, unmounting, and what is said to the kernel unasked.
+
+mount(2) is tried first; who may not use it gets a mounted descriptor from fusermount3, as libfuse does
+(fusermount3(1), and ``mount_util.c`` there for the words of the options).
+"""
+
+import ctypes
+import errno
+import logging
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import threading
+
+from mount.bindings.native import protocol
+from mount.options import MountOptions
+from mount.registry import mountpoints
+
+log = logging.getLogger(__name__)
+
+DEVICE = "/dev/fuse"
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MNT_DETACH = 1, 2, 4, 2
+"""<sys/mount.h>"""
+
+NOTIFYING_MAX = 16
+"""Threads that may wait for a page at the same time: others must be there to answer the read of that page."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(function: str, *arguments: object) -> None:
+    if getattr(_libc, function)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{function}: {os.strerror(number)}")
+
+
+class Device:
+    """A mounted /dev/fuse. ``descriptor`` is read and written by whoever answers the kernel."""
+
+    def __init__(self, mount: MountOptions) -> None:
+        """Mounts. Raises OSError."""
+        self._place = str(mount.mountpoint)
+        self._notifying = threading.BoundedSemaphore(NOTIFYING_MAX)
+        self.descriptor = self._mount(mount)
+
+    def _mount(self, mount: MountOptions) -> int:
+        options = []
+        if mount.trusted:  # else the directory's word counts: it knows the realm's groups
+            options.append("default_permissions")
+        if mount.allow_other:
+            options.append("allow_other")
+        descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._mount_directly(descriptor, options, mount.read_only)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno != errno.EPERM:
+                raise OSError(error.errno, error.strerror, self._place) from error
+            return self._mount_by_helper(options, mount.read_only)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _mount_directly(self, descriptor: int, options: list[str], read_only: bool) -> None:
+        root = stat.S_IFMT(os.stat(self._place).st_mode)
+        words = [
+            f"fd={descriptor}",
+            f"rootmode={root:o}",
+            f"user_id={os.getuid()}",
+            f"group_id={os.getgid()}",
+        ]
+        flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if read_only else 0)
+        data = ",".join(words + options).encode()
+        _call("mount", b"dfs", os.fsencode(self._place), b"fuse.dfs", ctypes.c_ulong(flags), data)
+
+    def _mount_by_helper(self, options: list[str], read_only: bool) -> int:
+        helper = shutil.which("fusermount3")
+        if helper is None:
+            raise OSError(errno.EPERM, "only root may mount without fusermount3", self._place)
+        words = ["fsname=dfs", "subtype=dfs", "ro" if read_only else "rw", *options]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, theirs:
+            done = subprocess.run(
+                [helper, "-o", ",".join(words), "--", self._place],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise OSError(errno.EPERM, done.stderr.strip() or "fusermount3 cannot mount", self._place)
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        if not descriptors:
+            raise OSError(errno.EIO, "fusermount3 gave no descriptor", self._place)
+        os.set_inheritable(descriptors[0], False)
+        return descriptors[0]
+
+    def unmount(self) -> None:
+        """Takes the mount away, if it is there; who has files open in it keeps them."""
+        if self._place not in mountpoints():
+            return
+        try:
+            _call("umount2", os.fsencode(self._place), MNT_DETACH)
+        except OSError as error:
+            helper = shutil.which("fusermount3")
+            if error.errno != errno.EPERM or helper is None:
+                log.warning("%s is not unmounted: %s", self._place, error)
+                return
+            subprocess.run([helper, "-u", "-q", "-z", "--", self._place], check=False)
+
+    def close(self) -> None:
+        """The end; nobody may be using the descriptor any more."""
+        os.close(self.descriptor)
+
+    # Notifications
+
+    def drop(self, ino: int, pages: bool) -> bool:
+        """Makes the kernel forget the attributes of an inode, and all its pages if ``pages``. Waits for the
+        reads of those that are on their way. False if that could not be done."""
+        return self._inval_inode(ino, 0 if pages else -1)
+
+    def drop_from(self, ino: int, offset: int) -> bool:
+        """As ``drop``, of the pages from ``offset`` to the end of the file."""
+        return self._inval_inode(ino, offset)
+
+    def _inval_inode(self, ino: int, offset: int) -> bool:
+        body = protocol.INVAL_INODE_OUT.pack(ino, offset, 0)
+        header = protocol.OUT_HEADER.pack(
+            protocol.OUT_HEADER.size + len(body), protocol.Notify.INVAL_INODE, 0
+        )
+        if not self._notifying.acquire(blocking=False):
+            return False
+        try:
+            os.write(self.descriptor, header + body)
+        except FileNotFoundError:
+            return True  # the kernel has no such inode, so no pages
+        except OSError as error:
+            log.info("inode %d: the kernel could not be made to forget it: %s", ino, error)
+            return False
+        finally:
+            self._notifying.release()
+        return True

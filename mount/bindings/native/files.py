@@ -1,0 +1,157 @@
+"""Requests that are about open files.
+
+A handle's number is the Vfs's. Files that append go around the kernel's pages: its idea of where a file ends
+may be old, the Vfs's is not.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+
+from mount.bindings.native import protocol
+from mount.bindings.native.context import Context
+from mount.bindings.native.protocol import Fopen, Opcode
+from mount.bindings.native.requests import DONE, Answer, Methods, Request
+from mount.nodes import Handle
+from wire.errors import fail
+
+WRITE_CACHE = 1 << 0
+"""FUSE_WRITE_CACHE: pages of a mapping. Whose handle it comes with is a guess, so its flags say nothing."""
+
+
+class Files:
+    """One method an opcode, as ``methods`` says."""
+
+    def __init__(self, the: Context) -> None:
+        self._the = the
+        self._open: dict[int, Handle] = {}
+        self.methods: Methods = {
+            Opcode.OPEN: self.open,
+            Opcode.CREATE: self.create,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.FLUSH: self.flush,
+            Opcode.FSYNC: self.fsync,
+            Opcode.RELEASE: self.release,
+        }
+
+    def open(self, request: Request) -> Answer:
+        """open(2) of what the kernel believes a path to name."""
+        asked = protocol.OPEN_IN.read(request.body)
+        return self._opened(self._open_inode(request, asked.flags))
+
+    def _open_inode(self, request: Request, flags: int) -> Handle:
+        the, ino, who = self._the, request.nodeid, self._the.who(request)
+        start, names = the.inodes.path(ino)
+        try:
+            return the.vfs.open_known(ino, start, names, flags, who)
+        except OSError as error:
+            if error.errno == errno.EACCES and len(names) > 1:
+                # A program that works in a directory may have lost the way to it.
+                parent, names = the.inodes.path(ino, steps=1)
+                return the.vfs.open_known(ino, parent, names, flags, who)
+            if error.errno == errno.ESTALE:
+                # The kernel walks again (do_filp_open() of fs/namei.c), and asks for every name on the way.
+                the.inodes.unknow_path(ino)
+            raise
+
+    def create(self, request: Request) -> Answer:
+        """open(2) with O_CREAT of a name that the kernel believes to be free."""
+        asked = protocol.CREATE_IN.read(request.body)
+        (name,) = protocol.text(request.body, 1, protocol.CREATE_IN.size)
+        the, parent, who = self._the, request.nodeid, self._the.who(request)
+        try:
+            handle, attr = the.vfs.create(parent, name, asked.mode, asked.flags, who)
+        except FileExistsError:
+            if asked.flags & os.O_EXCL:
+                raise
+            start, names = the.inodes.path(parent)
+            handle = the.vfs.open_known(0, start, [*names, name], asked.flags, who)
+            attr = the.vfs.handle_attr(handle.number)
+        return the.entry(parent, name, attr) + self._opened(handle)
+
+    def _opened(self, handle: Handle) -> bytes:
+        """fuse_open_out."""
+        self._open[handle.number] = handle
+        flags = 0
+        if self._the.inodes.opened(handle.node, self._the.device.drop):
+            flags |= Fopen.KEEP_CACHE
+        if handle.appends:
+            flags |= Fopen.DIRECT_IO
+        if not handle.is_writer:
+            flags |= Fopen.NOFLUSH
+        return protocol.OPEN_OUT.pack(handle.number, flags, 0)
+
+    def read(self, request: Request) -> Answer:
+        """pread(2), or a page."""
+        asked = protocol.READ_IN.read(request.body)
+        room = request.room[: asked.size]
+        return room[: self._the.vfs.read_into(asked.fh, asked.offset, room)]
+
+    def write(self, request: Request) -> Answer:
+        """pwrite(2), or a page of a mapping."""
+        asked = protocol.WRITE_IN.read(request.body)
+        data = request.body[protocol.WRITE_IN.size : protocol.WRITE_IN.size + asked.size]
+        if len(data) != asked.size:
+            raise protocol.Malformed("the data is not there")
+        handle = self._handle(asked.fh)
+        appends = bool(asked.flags & os.O_APPEND) and not asked.write_flags & WRITE_CACHE
+        try:
+            done = self._the.vfs.write(asked.fh, asked.offset, data, appends=appends)
+        except OSError:
+            self._the.inodes.doubted(handle.node.ino)
+            raise
+        if appends:
+            self._appended(handle, asked.offset, done)
+        return protocol.WRITE_OUT.pack(done, 0)
+
+    def _appended(self, handle: Handle, offset: int, done: int) -> None:
+        """The kernel has written elsewhere than it knows: its pages from there on are not what they were.
+
+        Writes to one inode come one after another (the kernel holds its lock), so the handle's last is ours.
+        A handle that does not go around the pages has begun to append later (fcntl(2)): its page is locked
+        until this is answered, and cannot be dropped before.
+        """
+        ino, at = handle.node.ino, handle.next_write - done
+        if handle.appends:
+            if not self._the.device.drop_from(ino, min(at, offset)):
+                self._the.inodes.doubted(ino)
+        elif at != offset:
+            self._the.inodes.doubted(ino)
+
+    def flush(self, request: Request) -> Answer:
+        """close(2) of one of a file's descriptors."""
+        number = protocol.FLUSH_IN.read(request.body).fh
+        return self._saved(self._handle(number), self._the.vfs.flush)
+
+    def fsync(self, request: Request) -> Answer:
+        """fsync(2) and fdatasync(2)."""
+        number = protocol.FSYNC_IN.read(request.body).fh
+        return self._saved(self._handle(number), self._the.vfs.fsync)
+
+    def _saved(self, handle: Handle, save: Callable[[int], int]) -> Answer:
+        try:
+            save(handle.number)
+        except OSError:
+            self._the.inodes.doubted(handle.node.ino)
+            raise
+        self._the.inodes.committed(handle.node)
+        return DONE
+
+    def release(self, request: Request) -> Answer:
+        """Nobody has the open file any more."""
+        number = protocol.RELEASE_IN.read(request.body).fh
+        handle = self._open.pop(number, None)
+        if handle is None:
+            raise fail(errno.EBADF)
+        try:
+            self._the.vfs.release(number)
+        finally:
+            self._the.inodes.closed(handle.node)
+        return DONE
+
+    def _handle(self, number: int) -> Handle:
+        handle = self._open.get(number)
+        if handle is None:
+            raise fail(errno.EBADF)
+        return handle

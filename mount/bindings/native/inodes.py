@@ -1,0 +1,201 @@
+"""What the kernel knows, and what it believes: one record for each inode that it has heard of.
+
+A record goes when the kernel forgets the inode, so the kernel's memory bounds ours. One that is missing
+(another process has served this mount before) is no error: then nothing is known, and nothing relied on.
+
+**Names.** A record has the name under which its inode was last told to the kernel, or made or moved by it.
+OPEN brings an inode only; the names up to the root are the path that is then walked at the directory.
+
+**Pages.** ``pages`` says of which version the kernel's pages of a file are, but for what programs here have
+written since. It holds as long as ``Node.moves`` is what it was when it was said: from the next number on,
+reads may have brought content of another version. A page that is being read is in the kernel's cache, and
+locked, before its request is sent. So dropping all pages, *after* the version was looked at and *before* the
+open is answered, waits for every read that may still be answered with something older; and whatever is read
+later is of this version, or ``moves`` has changed. Two opens at once may both drop; each says what it dropped
+for, if the node is still there. A commit makes the pages ones of the new version, if they were of the node's
+content before. A discard (a lost lock, a conflict) is a move. Once the last handle is closed nothing is read:
+what was said stays true, whatever node comes next, unless something is uncommitted even then: that may be
+discarded later.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from mount.nodes import Node
+from wire.limits import OPS_MAX
+from wire.messages.directory import ROOT_INO
+
+MOVES_CLOSED = 0
+"""In place of a node's ``moves``: no file of the inode is open."""
+
+
+@dataclass(slots=True)
+class Record:
+    """An inode as the kernel knows it. ``pages`` and ``told`` are versions, 0 for unknown: of the pages, and
+    of the attributes that were told last."""
+
+    lookups: int = 0
+    name: tuple[int, bytes] | None = None
+    open: int = 0
+    pages: int = 0
+    moves: int = MOVES_CLOSED
+    told: int = 0
+
+
+class Inodes:
+    """The records of a mount; thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._records: dict[int, Record] = {}
+        self._named: dict[tuple[int, bytes], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    # What is told to the kernel, and what it forgets
+
+    def looked_up(self, ino: int, parent: int, name: bytes, version: int) -> None:
+        """The kernel is told of an inode by a name, with attributes of ``version``: it will forget one
+        lookup more."""
+        with self._guard:
+            record = self._record(ino)
+            record.lookups += 1
+            record.told = version
+            self._set_name(ino, record, (parent, name))
+
+    def told(self, ino: int, version: int) -> None:
+        """The kernel is told attributes of ``version``."""
+        with self._guard:
+            self._record(ino).told = version
+
+    def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
+        """The kernel takes back lookups: (inode, how many)."""
+        with self._guard:
+            for ino, count in forgotten:
+                record = self._records.get(ino)
+                if record is None:
+                    continue
+                record.lookups -= count
+                if record.lookups <= 0:
+                    self._set_name(ino, record, None)
+                    del self._records[ino]
+
+    # Names
+
+    def path(self, ino: int, steps: int = OPS_MAX) -> tuple[int, list[bytes]]:
+        """The known path of an inode, its last ``steps`` names at most: from which inode it starts (as a rule
+        the root; else one whose name is not known), and the names from there."""
+        names: list[bytes] = []
+        with self._guard:
+            while ino != ROOT_INO and len(names) < steps:
+                record = self._records.get(ino)
+                if record is None or record.name is None:
+                    break
+                ino, name = record.name
+                names.append(name)
+        return ino, names[::-1]
+
+    def unknow_path(self, ino: int) -> None:
+        """The known path was wrong somewhere: none of its names is believed any more."""
+        with self._guard:
+            while True:
+                record = self._records.get(ino)
+                if record is None or record.name is None:
+                    return
+                parent, _ = record.name
+                self._set_name(ino, record, None)
+                ino = parent
+
+    def removed(self, parent: int, name: bytes) -> None:
+        """Nothing has this name any more."""
+        with self._guard:
+            self._unname((parent, name))
+
+    def renamed(self, old: tuple[int, bytes], new: tuple[int, bytes], *, exchanged: bool) -> None:
+        """What was ``old`` is ``new`` now; and the other way round, or the former is gone."""
+        with self._guard:
+            moved, replaced = self._unname(old), self._unname(new)
+            if moved:
+                self._set_name(moved, self._record(moved), new)
+            if exchanged and replaced:
+                self._set_name(replaced, self._record(replaced), old)
+
+    def _record(self, ino: int) -> Record:
+        record = self._records.get(ino)
+        if record is None:
+            record = self._records[ino] = Record()
+        return record
+
+    def _set_name(self, ino: int, record: Record, name: tuple[int, bytes] | None) -> None:
+        """Under guard. A name belongs to one inode: whoever had it before has none now."""
+        if record.name == name:
+            return
+        if record.name is not None:
+            del self._named[record.name]
+        if name is not None:
+            self._unname(name)
+            self._named[name] = ino
+        record.name = name
+
+    def _unname(self, name: tuple[int, bytes]) -> int:
+        """Under guard: who had the name, 0 for nobody."""
+        ino = self._named.pop(name, 0)
+        if ino:
+            self._records[ino].name = None
+        return ino
+
+    # Pages
+
+    def opened(self, node: Node, drop: Callable[[int, bool], bool]) -> bool:
+        """A file has been opened, and is to be answered; returns whether the kernel may keep its pages.
+
+        ``drop(ino, pages)`` makes it drop the attributes, and the pages too if they are not of the version
+        that was opened; it says whether that was done. Call ``closed`` for each.
+        """
+        version, moves = node.shown
+        with self._guard:
+            record = self._record(node.ino)
+            is_first = record.open == 0
+            record.open += 1
+            keep = record.pages == version and (is_first or record.moves == moves)
+            if keep:
+                record.moves = moves
+            else:
+                record.pages = 0
+            if keep and record.told == version:
+                return True
+        done = drop(node.ino, not keep)
+        with self._guard:
+            if done:
+                record.told = version
+                if not keep and node.moves == moves:
+                    record.pages, record.moves = version, moves
+        return done
+
+    def committed(self, node: Node) -> None:
+        """What was written to a file here may have become a version."""
+        version, moves = node.shown
+        with self._guard:
+            record = self._records.get(node.ino)
+            if record is not None and record.pages and record.moves == moves:
+                record.pages = version
+
+    def doubted(self, ino: int) -> None:
+        """The pages may have what is no version."""
+        with self._guard:
+            record = self._records.get(ino)
+            if record is not None:
+                record.pages = 0
+
+    def closed(self, node: Node) -> None:
+        """A file is closed: nothing more will be read through it."""
+        version, moves = node.shown
+        with self._guard:
+            record = self._records.get(node.ino)
+            if record is None:
+                return
+            record.open = max(0, record.open - 1)
+            is_of_version = record.moves == moves and not (record.open == 0 and node.is_ours)
+            record.pages = version if record.pages and is_of_version else 0

@@ -1,0 +1,139 @@
+"""The threads that read requests from the kernel and write what is answered.
+
+Each thread reads a request into a buffer of its own, carries it out itself and answers: nothing is handed
+over. A request may wait long (for a lock, for a service), so whoever takes one and leaves nobody to read
+starts another thread; when there are more than a few who wait for requests, the next one ends.
+"""
+
+import errno
+import logging
+import os
+import threading
+
+from mount.bindings.native import protocol
+from mount.bindings.native.operations import Operations
+from mount.bindings.native.requests import Answer, Request
+
+log = logging.getLogger(__name__)
+
+THREADS_MAX = 64
+"""More than may wait for locks (``vfs.WAITERS_MAX``) and for pages (``device.NOTIFYING_MAX``) together."""
+
+IDLE_MAX = 4
+
+DATA_BYTES = 1 << 20
+"""The most that a READ or a WRITE carries."""
+
+BUFFER_BYTES = DATA_BYTES + 4096
+
+_AGAIN = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
+"""From read(2): the request was taken back before it was read."""
+
+_ENDED = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
+"""From read(2): there is no mount any more."""
+
+_UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPERM})
+"""From write(2): nobody waits for the answer."""
+
+
+class Loop:
+    """Answers requests from ``descriptor`` until the mount is gone or ``stop``."""
+
+    def __init__(self, descriptor: int, operations: Operations) -> None:
+        self._descriptor = descriptor
+        self._operations = operations
+        self._guard = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+        self._stopping = False
+        self.ended = threading.Event()
+        self.is_gone = False
+        """Whether the kernel has said that there is no mount any more."""
+
+    def start(self) -> None:
+        """Starts the first thread."""
+        with self._guard:
+            self._start_another()
+
+    def stop(self, wait_seconds: float) -> None:
+        """From now on nothing is carried out any more; waits for what is."""
+        with self._guard:
+            self._stopping = True
+            self._guard.wait_for(lambda: self._idle == self._threads, wait_seconds)
+
+    def _start_another(self) -> None:
+        """Under guard."""
+        self._threads += 1
+        self._idle += 1
+        threading.Thread(target=self._run, name="fuse", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            log.exception("a thread of the mount has failed")
+            self.ended.set()
+
+    def _serve(self) -> None:
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        room = memoryview(bytearray(DATA_BYTES))
+        descriptor = self._descriptor
+        while True:
+            try:
+                count = os.readv(descriptor, [buffer])
+            except OSError as error:
+                if error.errno in _AGAIN:
+                    continue
+                if error.errno in _ENDED:
+                    self.is_gone = True
+                    self.ended.set()
+                    return
+                raise
+            with self._guard:
+                self._idle -= 1
+                if not self._idle and self._threads < THREADS_MAX:
+                    self._start_another()
+            self._answer(buffer[:count], room)
+            with self._guard:
+                self._idle += 1
+                if self._stopping:
+                    self._guard.notify_all()
+                elif self._idle > IDLE_MAX:
+                    self._idle -= 1
+                    self._threads -= 1
+                    return
+
+    def _answer(self, data: memoryview, room: memoryview) -> None:
+        try:
+            head = protocol.IN_HEADER.read(data)
+        except protocol.Malformed as error:
+            log.error("the kernel has sent no request: %s", error)
+            return
+        body = data[protocol.IN_HEADER.size : head.len]
+        request = Request(head.opcode, head.unique, head.nodeid, head.uid, head.gid, head.pid, body, room)
+        number, answer = self._carry_out(request)
+        if answer is not None:
+            self._send(head.unique, number, answer)
+
+    def _carry_out(self, request: Request) -> tuple[int, Answer]:
+        """``(errno, answer)``."""
+        if self._stopping:
+            return errno.ENOTCONN, b""
+        try:
+            return 0, self._operations.answer(request)
+        except OSError as error:
+            return error.errno or errno.EIO, b""
+        except protocol.Malformed as error:
+            log.error("request %d of opcode %d: %s", request.unique, request.opcode, error)
+            return errno.EINVAL, b""
+        except Exception:
+            log.exception("a request of opcode %d failed unforeseen", request.opcode)
+            return errno.EIO, b""
+
+    def _send(self, unique: int, number: int, answer: bytes | memoryview) -> None:
+        header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(answer), -number, unique)
+        try:
+            os.writev(self._descriptor, [header, answer] if answer else [header])
+        except OSError as error:
+            if error.errno not in _UNWANTED:
+                log.error("request %d could not be answered: %s", unique, error)

@@ -1,0 +1,57 @@
+"""All that the kernel may ask."""
+
+import errno
+
+from mount.bindings.native.attributes import Attributes
+from mount.bindings.native.context import Context
+from mount.bindings.native.device import Device
+from mount.bindings.native.directories import Directories
+from mount.bindings.native.files import Files
+from mount.bindings.native.names import Names
+from mount.bindings.native.protocol import Opcode
+from mount.bindings.native.requests import DONE, Answer, Methods, Request
+from mount.owners import Owners
+from mount.vfs import Vfs
+from wire.errors import fail
+
+
+class Operations:
+    """The operations of one mount; thread-safe."""
+
+    def __init__(self, vfs: Vfs, device: Device, owners: Owners, *, trusted: bool) -> None:
+        the = Context(vfs, device, owners, trusted=trusted)
+        self._vfs = vfs
+        self._methods: Methods = {
+            **Names(the).methods,
+            **Attributes(the).methods,
+            **Files(the).methods,
+            **Directories(the).methods,
+            Opcode.SYNCFS: self.syncfs,
+            Opcode.DESTROY: self.destroy,
+            Opcode.IOCTL: self.ioctl,
+            Opcode.TMPFILE: self.tmpfile,
+        }
+
+    def answer(self, request: Request) -> Answer:
+        """Carries a request out. Raises ENOSYS for what is not known: the kernel does without, then."""
+        method = self._methods.get(request.opcode)
+        if method is None:
+            raise fail(errno.ENOSYS)
+        return method(request)
+
+    def syncfs(self, request: Request) -> Answer:
+        """syncfs(2). What cannot be committed stays dirty, and its handles are told."""
+        self._vfs.write_back_all()
+        return DONE
+
+    def destroy(self, request: Request) -> Answer:
+        """The kernel's last request; what is to be done is done when the mount's process ends."""
+        return DONE
+
+    def ioctl(self, request: Request) -> Answer:
+        """None is known. Not ENOSYS: that would be the answer to the caller too."""
+        raise fail(errno.ENOTTY)
+
+    def tmpfile(self, request: Request) -> Answer:
+        """O_TMPFILE: programs make a file with a name when they hear this."""
+        raise fail(errno.EOPNOTSUPP)

@@ -1,0 +1,29 @@
+"""A request as the loop hands it on, and what an operation may answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Answer = bytes | memoryview | None
+"""What follows the header of the answer; None: there is no answer at all."""
+
+DONE = b""
+"""The answer that says no more than that it was done."""
+
+
+@dataclass(slots=True)
+class Request:
+    """The header's fields that operations look at, and what follows it. ``room`` is the thread's: an answer
+    may be put there."""
+
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+    body: memoryview
+    room: memoryview
+
+
+Methods = dict[int, Callable[[Request], Answer]]
+"""By opcode. They raise OSError, whose errno is the answer, and Malformed."""

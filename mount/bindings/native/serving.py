@@ -1,0 +1,118 @@
+"""From mounting to unmounting."""
+
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from mount.bindings.native import protocol
+from mount.bindings.native.device import Device
+from mount.bindings.native.loop import BUFFER_BYTES, DATA_BYTES, THREADS_MAX, Loop
+from mount.bindings.native.operations import Operations
+from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
+from mount.options import MountOptions
+from mount.owners import Owners
+from mount.vfs import Vfs
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+"""How long what is being carried out may take when the mount is to end."""
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+WANTED = (
+    Init.ASYNC_READ
+    | Init.ATOMIC_O_TRUNC
+    | Init.BIG_WRITES
+    | Init.DO_READDIRPLUS
+    | Init.READDIRPLUS_AUTO
+    | Init.PARALLEL_DIROPS
+    | Init.MAX_PAGES
+    | Init.CACHE_SYMLINKS
+    # Set-id bits go when content changes: this mount shows a dirty file without them (Node.shown_attr), and
+    # the directory clears them at the commit and at a change of owner. So the kernel need not look before
+    # each write whether there are any.
+    | Init.HANDLE_KILLPRIV_V2
+    | Init.INIT_EXT
+    | Init.DIRECT_IO_ALLOW_MMAP
+)
+"""What is asked for if the kernel has it. Not AUTO_INVAL_DATA: it would drop our own pages whenever our mtime
+moves on. Not WRITEBACK_CACHE: what is written must be seen by the lock's holder, this process, at once."""
+
+
+def agree(asked: InitIn) -> InitOut:
+    """The answer to INIT. Raises EPROTO for a kernel whose protocol is too old."""
+    if asked.major != protocol.MAJOR or asked.minor < protocol.MINOR_MIN:
+        raise OSError(errno.EPROTO, f"the kernel speaks FUSE {asked.major}.{asked.minor}")
+    offered = asked.flags | (asked.flags2 << 32 if asked.flags & Init.INIT_EXT else 0)
+    flags = int(WANTED) & offered
+    return InitOut(
+        major=protocol.MAJOR,
+        minor=min(asked.minor, protocol.MINOR),
+        max_readahead=asked.max_readahead,
+        flags=flags & 0xFFFFFFFF,
+        max_background=THREADS_MAX // 2,
+        congestion_threshold=THREADS_MAX // 2,
+        max_write=DATA_BYTES,
+        time_gran=1,
+        max_pages=DATA_BYTES // PAGE_BYTES,
+        map_alignment=0,
+        flags2=flags >> 32,
+        max_stack_depth=0,
+        request_timeout=0,
+    )
+
+
+def read_init(data: bytes) -> tuple[int, InitIn]:
+    """The first request: its number, and what it asks. Raises Malformed."""
+    head = protocol.IN_HEADER.read(data)
+    if head.opcode != Opcode.INIT:
+        raise protocol.Malformed(f"the kernel begins with opcode {head.opcode}")
+    is_old = len(data) < protocol.IN_HEADER.size + protocol.INIT_IN.size
+    layout = protocol.INIT_IN_OLD if is_old else protocol.INIT_IN
+    return head.unique, layout.read(data, protocol.IN_HEADER.size)
+
+
+def _begin(device: Device) -> None:
+    unique, asked = read_init(os.read(device.descriptor, BUFFER_BYTES))
+    agreed = agree(asked)
+    answer = protocol.INIT_OUT.pack(*agreed)
+    header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(answer), 0, unique)
+    os.write(device.descriptor, header + answer)
+    log.info("speaking FUSE %d.%d with the kernel", agreed.major, agreed.minor)
+
+
+@contextmanager
+def _signals_set(event: threading.Event) -> Iterator[None]:
+    """For the length of a block, signals that end a process only set the event."""
+    with ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            before = signal.signal(number, lambda *_: event.set())
+            stack.callback(signal.signal, number, before)
+        yield
+
+
+def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
+    """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. To be called
+    by the main thread. ``on_ready`` is called when the kernel has begun to ask.
+
+    Raises OSError if it cannot be mounted.
+    """
+    device = Device(mount)
+    try:
+        _begin(device)
+        loop = Loop(device.descriptor, Operations(vfs, device, owners, trusted=mount.trusted))
+        with _signals_set(loop.ended):
+            loop.start()
+            on_ready()
+            loop.ended.wait()
+            if not loop.is_gone:
+                device.unmount()
+            loop.stop(STOP_SECONDS)
+    except BaseException:
+        device.unmount()
+        raise
