@@ -67,6 +67,17 @@ class Calls:
         """What earlier workers have begun and no ``begin`` has taken up."""
         return [call for _, call in list(self._left.values())]
 
+    def forget_left(self) -> list[int]:
+        """What nobody has taken up will not be: returns the inode numbers that were to be used."""
+        inos = []
+        for unique in list(self._left):
+            if found := self._left.pop(unique, None):
+                slot, call = found
+                self._table.free(slot)
+                self.on_end(call.request)
+                inos += [call.ino] if call.ino else []
+        return inos
+
     def requests(self) -> list[int]:
         """The numbers of requests that may be sent again."""
         return [call.request for call in self.left() if call.request]

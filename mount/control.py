@@ -1,7 +1,8 @@
 """The control socket of a mount: how `dfs status`, `dfs where` and `dfs umount` talk to it.
 
 One JSON message a line each way over a Unix socket that only its owner may open. Verbs: ``status``,
-``write-back`` (commits what is dirty, then as status), ``where`` (with ``ino``), ``drop-cache``.
+``write-back`` (commits what is dirty, then as status), ``where`` (with ``ino``), ``drop-cache``, ``replace``
+(has the keeper run another version's worker: this one is ended right after the answer, or before).
 """
 
 import errno
@@ -19,6 +20,7 @@ import msgspec
 from mount.proxy import Proxy
 from mount.recovery import Recovery
 from mount.vfs import Vfs
+from mount.worker import Worker
 from wire.errors import Problem, fail, from_problem, to_problem
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import ServerAddress
@@ -27,10 +29,12 @@ log = logging.getLogger(__name__)
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked; ``ino`` for ``where``."""
+    """What is asked; ``ino`` for ``where``, ``program`` and ``environment`` for ``replace``."""
 
     verb: str
     ino: int = 0
+    program: list[str] = []
+    environment: dict[str, str] = {}
 
 
 class WhereChunk(msgspec.Struct, frozen=True):
@@ -66,11 +70,14 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 class ControlServer:
     """Serves the socket ``path``, in a folder that is there, from a thread until ``close``."""
 
-    def __init__(self, path: Path, proxy: Proxy, vfs: Vfs, recovery: Recovery) -> None:
+    def __init__(
+        self, path: Path, proxy: Proxy, vfs: Vfs, recovery: Recovery, worker: Worker | None = None
+    ) -> None:
         self._path = path
         self._proxy = proxy
         self._vfs = vfs
         self._recovery = recovery
+        self._worker = worker
         path.unlink(missing_ok=True)
         answer = self._answer
 
@@ -118,6 +125,8 @@ class ControlServer:
                 self._vfs.drop_clean_copies()
             case "where":
                 return Reply(where=self._where(request.ino))
+            case "replace" if self._worker is not None:
+                self._worker.replace(request.program, request.environment)
             case other:
                 raise fail(errno.EINVAL, f"the mount knows no verb {other!r}")
         return Reply(unsaved=len({*self._vfs.unsaved(), *self._recovery.left()}))

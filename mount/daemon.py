@@ -15,21 +15,31 @@ from mount.proxy import Proxy
 from mount.recovery import Recovery
 from mount.registry import MountRecord, register, state_file, unregister
 from mount.vfs import Vfs
+from mount.worker import Worker
+from wire.version import VERSION
 
 log = logging.getLogger(__name__)
 
 
-def run(options: MountOptions, proxy: Proxy, copies: CopyStore, on_ready: Callable[[], None]) -> None:
+def run(
+    options: MountOptions,
+    proxy: Proxy,
+    copies: CopyStore,
+    on_ready: Callable[[], None],
+    worker: Worker | None = None,
+) -> None:
     """Mounts and serves until unmounted, or ended by a signal; then writes back what is dirty. ``proxy`` is
-    of a session of the mount's own. Raises OSError if it cannot be mounted."""
+    of a session of the mount's own; ``worker`` is this process for its keeper, if it has one. Raises OSError
+    if it cannot be mounted."""
     _allow_many_files()
     recovery = Recovery(proxy, copies)
-    recovery.run()
+    if proxy.slate.init_answer is None:  # else programs wait: in the background, and before a file is opened
+        recovery.run()
     vfs = Vfs(proxy, copies, options.lock_wait_seconds, recovery.settle)
     vfs.start()
     recovery.start()
     try:
-        _serve(options, proxy, vfs, recovery, on_ready)
+        _serve(options, proxy, vfs, recovery, on_ready, worker)
     finally:
         recovery.close()
         vfs.close()
@@ -42,7 +52,12 @@ def _allow_many_files() -> None:
 
 
 def _serve(
-    options: MountOptions, proxy: Proxy, vfs: Vfs, recovery: Recovery, on_ready: Callable[[], None]
+    options: MountOptions,
+    proxy: Proxy,
+    vfs: Vfs,
+    recovery: Recovery,
+    on_ready: Callable[[], None],
+    worker: Worker | None,
 ) -> None:
     session = proxy.keyring.session
     if options.trusted:
@@ -52,17 +67,21 @@ def _serve(
     binding = bindings.choose(options.binding)
     serve = bindings.load(binding)
     control_path = state_file(options.mountpoint, ".sock")
-    control = ControlServer(control_path, proxy, vfs, recovery)
+    control = ControlServer(control_path, proxy, vfs, recovery, worker)
     record = MountRecord(
         mountpoint=str(options.mountpoint),
         binding=binding,
-        pid=os.getpid(),
+        pid=os.getpid() if worker is None else os.getppid(),
         realm=options.realm_url,
         user=session.user,
         cache_dir=str(options.cache_dir),
         control=str(control_path),
         started=time.time(),
+        worker_pid=os.getpid(),
+        version=VERSION,
     )
+    if worker is not None:
+        worker.is_able = vfs.is_able
 
     def ready() -> None:
         register(record)

@@ -301,6 +301,10 @@ class NodeTable:
         """Raises KeyError for a number that is not open."""
         return self._handles[number]
 
+    def handles(self) -> list[Handle]:
+        """All open files, as of now."""
+        return list(self._handles.values())
+
     def remove_handle(self, number: int) -> Handle:
         """Takes the handle out of the table; its node stays pinned, and the slate has it until ``forget``: a
         worker that dies before has its close done anew."""

@@ -19,3 +19,6 @@ class MountOptions:
     trusted: bool = False
     binding: str = "auto"
     """See ``bindings.choose``."""
+    hang_seconds: float = 30.0
+    device: int | None = None
+    """The descriptor of /dev/fuse, if another process has mounted it (mount.keeper)."""

@@ -30,6 +30,10 @@ class MountRecord(msgspec.Struct, frozen=True):
     cache_dir: str
     control: str
     started: float
+    worker_pid: int = 0
+    """Who does the work, and may be another process the next moment; ``pid`` is who holds the mount."""
+    version: str = ""
+    """Of DFS."""
 
     @property
     def is_alive(self) -> bool:

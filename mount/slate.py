@@ -206,10 +206,11 @@ class Slate:
         data = self._single(_SESSION)
         return None if data is None else msgspec.msgpack.decode(data, type=Kept)
 
-    def keep_session(self, realm: Realm, session: Session, received: float) -> None:
+    def keep_session(self, realm: Realm, session: Session, received: float) -> Kept:
         """Each time it is new or renewed."""
         kept = Kept(realm, session, received)
         self._singles.put(_SESSION, _Single(msgspec.msgpack.encode(kept)))
+        return kept
 
     @property
     def init_answer(self) -> bytes | None:

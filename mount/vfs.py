@@ -48,6 +48,9 @@ WAITERS_MAX = 40
 GATE_SECONDS = 0.2
 """Even who must not wait does so for a commit or a release that is under way here."""
 
+LEFTOVER_SECONDS = 60.0
+"""The kernel repeats calls at once or never: after this, what an earlier worker has begun is forgotten."""
+
 NOT_CREATED = frozenset(
     {
         errno.EEXIST,
@@ -83,6 +86,12 @@ class Vfs(Ranges):
         self._settle = settle
         self._lock_wait_seconds = lock_wait_seconds
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
+        self._leftovers = threading.Timer(LEFTOVER_SECONDS, self._forget_left_calls)
+        self._leftovers.daemon = True
+        self.calls = proxy.calls
+        self.slate = proxy.slate
+        self.checks: list[Callable[[], bool]] = []
+        """What ``is_able`` asks besides; a binding adds its own."""
         proxy.on_lock_lost = self._on_lock_lost
         proxy.on_renewal = self._renew_holds
 
@@ -91,14 +100,38 @@ class Vfs(Ranges):
         Raises Unavailable if a service that must be asked is away."""
         take_over(self._proxy, self._table, self._committer)
         self._committer.start()
+        if self.calls.left():
+            self._leftovers.start()
 
     def close(self) -> None:
         """Ends it. What cannot be written back now stays in the cache folder for the next mount."""
+        self._leftovers.cancel()
         self.write_back_all()
         self._committer.close()
         for node in self._table.nodes():
             if node.copy.dirty:
                 log.warning("inode %d is not written back; the next mount will do it", node.ino)
+
+    def is_able(self) -> bool:
+        """Whether it can work. Takes the locks that all share: does not return if one of them is stuck."""
+        self._table.nodes()
+        self._copies.dirty_inos()
+        self._proxy.write_locks.held(0)
+        return all(check() for check in self.checks)
+
+    def handles(self) -> list[Handle]:
+        """All open files, as of now."""
+        return self._table.handles()
+
+    @property
+    def first_number(self) -> int:
+        """Numbers that a binding gives out begin here: above all that an earlier worker's can have given."""
+        return self.slate.first_number
+
+    def _forget_left_calls(self) -> None:
+        for ino in self.calls.forget_left():
+            if self._table.peek(ino) is None:
+                self._proxy.write_locks.release(ino)
 
     # Opening and closing
 

@@ -41,10 +41,10 @@ class Device:
     """A mounted /dev/fuse. ``descriptor`` is read and written by whoever answers the kernel."""
 
     def __init__(self, mount: MountOptions) -> None:
-        """Mounts. Raises OSError."""
+        """Mounts, unless another process has. Raises OSError."""
         self._place = str(mount.mountpoint)
         self._notifying = threading.BoundedSemaphore(NOTIFYING_MAX)
-        self.descriptor = self._mount(mount)
+        self.descriptor = self._mount(mount) if mount.device is None else mount.device
 
     def _mount(self, mount: MountOptions) -> int:
         options = []
@@ -118,6 +118,18 @@ class Device:
         os.close(self.descriptor)
 
     # Notifications
+
+    def resend(self) -> bool:
+        """Has the kernel hand out again what an earlier reader of the descriptor has read and not answered.
+        False if this kernel cannot (before Linux 6.9): those calls wait until the mount ends."""
+        header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size, protocol.Notify.RESEND, 0)
+        try:
+            os.write(self.descriptor, header)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
 
     def drop(self, ino: int, pages: bool) -> bool:
         """Makes the kernel forget the attributes of an inode, and all its pages if ``pages``. Waits for the

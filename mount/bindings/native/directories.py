@@ -5,7 +5,6 @@ and 1. A kernel that reads on gets the next ones; one that goes elsewhere gets a
 on.
 """
 
-import errno
 import itertools
 import stat
 import threading
@@ -17,7 +16,6 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.vfs import Vfs
-from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
 from wire.permissions import READ
@@ -81,7 +79,7 @@ class Directories:
     def __init__(self, the: Context) -> None:
         self._the = the
         self._open: dict[int, _Open] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(the.vfs.first_number)
         self.methods: Methods = {
             Opcode.OPENDIR: self.open,
             Opcode.READDIR: self.read,
@@ -95,10 +93,15 @@ class Directories:
         the, ino, who = self._the, request.nodeid, self._the.who(request)
         the.vfs.fresh_attr(ino, who)
         the.vfs.access(ino, READ, who)
-        parent, _ = the.inodes.path(ino, steps=1)
         number = next(self._numbers)
-        self._open[number] = _Open(the.vfs, ino, parent, who)
+        self._begin(request, number)
         return protocol.OPEN_OUT.pack(number, 0, 0)
+
+    def _begin(self, request: Request, number: int) -> _Open:
+        the = self._the
+        parent, _ = the.inodes.path(request.nodeid, steps=1)
+        listing = self._open[number] = _Open(the.vfs, request.nodeid, parent, the.who(request))
+        return listing
 
     def close(self, request: Request) -> Answer:
         """closedir(3)."""
@@ -113,8 +116,8 @@ class Directories:
         """As many entries from the offset on as fit; none at the end."""
         asked = protocol.READ_IN.read(request.body)
         listing = self._open.get(asked.fh)
-        if listing is None:
-            raise fail(errno.EBADF)
+        if listing is None:  # opened at an earlier worker: the listing begins anew, and goes to the offset
+            listing = self._begin(request, asked.fh)
         is_plus = request.opcode == Opcode.READDIRPLUS
         head = len(NO_ENTRY) if is_plus else 0
         parts: list[bytes] = []

@@ -15,12 +15,16 @@ from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
 from mount.options import MountOptions
 from mount.owners import Owners
+from mount.slate import Slate
 from mount.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
 """How long what is being carried out may take when the mount is to end."""
+
+PATIENCE_SECONDS = 30.0
+"""How long all threads may be busy, besides waiting for locks and services, before something is wrong."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -77,10 +81,15 @@ def read_init(data: bytes) -> tuple[int, InitIn]:
     return head.unique, layout.read(data, protocol.IN_HEADER.size)
 
 
-def _begin(device: Device) -> None:
+def _begin(device: Device, slate: Slate) -> None:
+    if slate.init_answer is not None:  # the kernel says it once, and an earlier worker has agreed
+        if not device.resend():
+            log.warning("this kernel cannot repeat the calls that were under way: their programs wait on")
+        return
     unique, asked = read_init(os.read(device.descriptor, BUFFER_BYTES))
     agreed = agree(asked)
     answer = protocol.INIT_OUT.pack(*agreed)
+    slate.keep_init_answer(answer)
     header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(answer), 0, unique)
     os.write(device.descriptor, header + answer)
     log.info("speaking FUSE %d.%d with the kernel", agreed.major, agreed.minor)
@@ -97,22 +106,28 @@ def _signals_set(event: threading.Event) -> Iterator[None]:
 
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], None]) -> None:
-    """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. To be called
-    by the main thread. ``on_ready`` is called when the kernel has begun to ask.
+    """Mounts (unless the keeper has) and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP)
+    ends it. To be called by the main thread. ``on_ready`` is called when the kernel has begun to ask.
 
     Raises OSError if it cannot be mounted.
     """
     device = Device(mount)
     try:
-        _begin(device)
-        loop = Loop(device.descriptor, Operations(vfs, device, owners, trusted=mount.trusted))
+        operations = Operations(vfs, device, owners, trusted=mount.trusted)
+        _begin(device, vfs.slate)
+        loop = Loop(device.descriptor, operations, vfs.calls)
+        patience_seconds = PATIENCE_SECONDS + mount.lock_wait_seconds + 2 * mount.deadline_seconds
+        vfs.checks.append(lambda: loop.is_able(patience_seconds))
         with _signals_set(loop.ended):
             loop.start()
             on_ready()
+            for handle in vfs.handles():  # of an earlier worker, who knew of which version the pages are
+                device.drop(handle.node.ino, pages=True)
             loop.ended.wait()
             if not loop.is_gone:
                 device.unmount()
             loop.stop(STOP_SECONDS)
     except BaseException:
-        device.unmount()
+        if mount.device is None:
+            device.unmount()
         raise
