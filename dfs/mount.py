@@ -20,7 +20,7 @@ import click
 
 from dfs import background
 from dfs.places import realm_option
-from mount.control import Request, ask
+from mount.control import Request, ask, ask_patiently
 from mount.keeper import HANG_SECONDS, Given
 from mount.options import MountOptions
 from mount.registry import MountRecord, find, mountpoints, real_place, records, state_file, unregister
@@ -267,13 +267,13 @@ def _write_back(record: MountRecord, wait_seconds: float) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     last_moment = time.monotonic() + wait_seconds
-    left = total = ask(record.control, Request("status")).unsaved
+    left = total = ask_patiently(record.control, Request("status")).unsaved
     with Progress(
         TextColumn("committing"), BarColumn(), MofNCompleteColumn(), console=_stderr(), transient=True
     ) as bar:
         task = bar.add_task("", total=total)
         while left and time.monotonic() < last_moment:
-            left = ask(record.control, Request("write-back"), timeout_seconds=wait_seconds + 60).unsaved
+            left = ask_patiently(record.control, Request("write-back"), wait_seconds + 60).unsaved
             bar.update(task, total=max(total, left), completed=max(0, total - left))
             if left:
                 time.sleep(0.2)

@@ -11,6 +11,7 @@ import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,10 @@ from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import ServerAddress
 
 log = logging.getLogger(__name__)
+
+
+BETWEEN_WORKERS_SECONDS = 20.0
+"""A worker that does not come in this time has trouble of its own."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -145,6 +150,17 @@ class ControlServer:
                 chunks.append(WhereChunk(chunk.index, chunk.id.hex(), chunk.size, servers))
         version, dirty = self._vfs.local_version(ino)
         return Where(ino, attr.version, attr.size, holder, version, dirty, chunks)
+
+
+def ask_patiently(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:
+    """As ``ask``, of a mount that is there: between two workers nobody listens for a moment."""
+    last_moment = time.monotonic() + BETWEEN_WORKERS_SECONDS
+    while time.monotonic() < last_moment:
+        try:
+            return ask(control, request, timeout_seconds)
+        except (ConnectionError, FileNotFoundError):
+            time.sleep(0.05)
+    return ask(control, request, timeout_seconds)
 
 
 def ask(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:
