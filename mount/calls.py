@@ -42,6 +42,9 @@ class Calls:
         self._table = slate.calls
         self._left = {call.unique: (slot, call) for slot, call in self._table.items()}
         self._current = _Current()
+        self.note_all = False
+        """Also calls that begin nothing which must be known: a kernel that cannot repeat them must be told
+        that they have failed."""
         self.on_end: Callable[[int], None] = lambda _number: None
 
     # For the binding
@@ -53,6 +56,8 @@ class Calls:
         if self._left and unique in self._left:
             current.slot, current.record = self._left.pop(unique)
             current.earlier = current.record
+        elif self.note_all:
+            self._note()
 
     def end(self) -> None:
         """The kernel has the answer, or does not want one."""
@@ -104,6 +109,16 @@ class Calls:
         earlier = self._current.earlier
         return earlier.ino if earlier is not None else 0
 
+    def forget_ino(self) -> None:
+        """The creation has failed, and its inode number may be used by another call."""
+        if self._current.slot is not None:
+            self._note(ino=0)
+
+    def closing(self, number: int) -> None:
+        """This call closes a handle."""
+        if self._current.unique:
+            self._note(closes=number)
+
     def numbering(self, op: Op) -> Numbering | None:
         """What decides under which number ``op`` is sent, given a fresh one; None if that may be any."""
         if not self._current.unique or isinstance(op, OpenWrite):
@@ -125,7 +140,7 @@ class Calls:
     def _note(self, **what: str | int) -> None:
         current = self._current
         if current.slot is None:
-            current.record = Call(current.unique)
+            current.record = Call(current.unique)  # what the thread's last call has left is not this one's
         current.record = msgspec.structs.replace(current.record, **what)
         if current.slot is None:
             current.slot = self._table.take(current.record)

@@ -328,9 +328,10 @@ class NodeTable:
         if file.opened_by:
             self._restored[file.opened_by] = handle
 
-    def opened_before(self) -> Handle | None:
-        """The handle that this call has opened already, though its worker died before it could say so."""
-        return self._restored.pop(self._calls.unique, None) if self._restored else None
+    def opened_before(self, unique: int = 0) -> Handle | None:
+        """The handle that this call (or another one) has opened already, though its worker died before it
+        could say so."""
+        return self._restored.pop(unique or self._calls.unique, None) if self._restored else None
 
     def _note_outrun(self, node: Node) -> None:
         for handle in list(self._handles.values()):

@@ -60,13 +60,15 @@ class OpenFile(msgspec.Struct, frozen=True, array_like=True):
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
     """What a call that the kernel waits for has begun: the ``request`` number of its change of the directory
-    and which ``kind`` that is; the fresh inode number of a creation; the ``offset`` of an append."""
+    and which ``kind`` that is; the fresh inode number of a creation; the ``offset`` of an append; the handle
+    that it ``closes``."""
 
     unique: int
     kind: str = ""
     request: int = 0
     ino: int = 0
     offset: int = -1
+    closes: int = 0
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):

@@ -128,6 +128,20 @@ class Vfs(Ranges):
         """Numbers that a binding gives out begin here: above all that an earlier worker's can have given."""
         return self.slate.first_number
 
+    def give_up_calls(self) -> list[int]:
+        """For a kernel that does not repeat calls: the unique numbers of those that an earlier worker has not
+        answered, and that must fail. For the kernel, what they opened is not open, nor what they closed."""
+        left = self.calls.left()
+        for call in left:
+            opened, closed = self._table.opened_before(call.unique), call.closes
+            for number in {handle.number for handle in self.handles()} & {
+                closed,
+                opened.number if opened else 0,
+            }:
+                self.release(number)
+        self._forget_left_calls()
+        return [call.unique for call in left]
+
     def _forget_left_calls(self) -> None:
         for ino in self.calls.forget_left():
             if self._table.peek(ino) is None:
@@ -248,6 +262,7 @@ class Vfs(Ranges):
             attr = self._made(parent, name, self._change(op, who))
         except OSError as error:
             if error.errno in NOT_CREATED:
+                self._calls.forget_ino()
                 self._proxy.write_locks.give_back_fresh(lock)
             else:  # it may have been carried out: the number is used up
                 self._proxy.write_locks.release(lock.ino)
@@ -393,6 +408,7 @@ class Vfs(Ranges):
 
     def release(self, number: int) -> None:
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""
+        self._calls.closing(number)
         handle = self._table.remove_handle(number)
         if not (handle.is_writer and self._stop_writing(handle.node)):
             self._unpin(handle.node)

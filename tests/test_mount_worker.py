@@ -242,6 +242,36 @@ def test_unmounting_right_after_the_worker_died(own_realm: RealRealm) -> None:
         assert str(mount.path) not in mountpoints()
 
 
+def test_who_waits_for_a_lock_waits_on(own_realm: RealRealm, mount: RealMount) -> None:
+    with fresh_mount(own_realm, "wanda") as other:
+        writer = Writer(other.path / "file", "theirs")
+        opener = waiting_opener(own_realm, mount)
+        kill_worker(mount)
+        assert writer.close() == 0
+        assert opener.communicate(timeout=60) == ("done\n", "")
+    assert (mount.path / "file").read_text() == "mine"
+    (mount.path / "file").unlink()
+
+
+def waiting_opener(realm: RealRealm, mount: RealMount) -> subprocess.Popen[str]:
+    """A program that waits to write ``file``, which another mount has open."""
+    script = "import sys; open(sys.argv[1], 'w').write('mine'); print('done')"
+    opener = subprocess.Popen(
+        [sys.executable, "-c", script, str(mount.path / "file")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: any(lock["queue"] for lock in locks(realm)))
+    return opener
+
+
+def locks(realm: RealRealm) -> list[dict[str, list[object]]]:
+    """All locks, with those who wait."""
+    told: list[dict[str, list[object]]] = json.loads(realm.run("locks", "--json", user="wanda").stdout)
+    return told
+
+
 # Other versions
 
 
@@ -296,6 +326,32 @@ def test_a_version_that_cannot_take_it_over_leaves_it_as_it_is(mount: RealMount,
     assert writer.close() == 0
     assert (mount.path / "file").read_text() == "unsaved"
     (mount.path / "file").unlink()
+
+
+OLD_KERNEL = {
+    "mount/bindings/native/notifications.py": ("OUT_HEADER.pack(OUT_HEADER.size, Notify.RESEND, 0)", "b'no'"),
+}
+"""What is written to the kernel is no notification: as one before Linux 6.9 takes RESEND."""
+
+
+def test_a_kernel_that_repeats_no_calls(own_realm: RealRealm, mount: RealMount, tmp_path: Path) -> None:
+    """What was under way fails, and all else goes on."""
+    assert mount_with(another_version(tmp_path / "code", OLD_KERNEL), mount).returncode == 0
+    path = mount.path / "kept"
+    writer = Writer(path, "kept")
+    with fresh_mount(own_realm, "wanda") as other:
+        theirs = Writer(other.path / "file", "theirs")
+        opener = waiting_opener(own_realm, mount)
+        kill_worker(mount)
+        said, complaint = opener.communicate(timeout=20)
+        assert said == ""
+        assert "Input/output error" in complaint
+        assert theirs.close() == 0
+        assert (mount.path / "file").read_text() == "theirs"
+    assert writer.close() == 0
+    assert path.read_text() == "kept"
+    for file in mount.path.iterdir():
+        file.unlink()
 
 
 def test_the_same_version_is_told_that_something_is_mounted(own_realm: RealRealm, mount: RealMount) -> None:

@@ -382,6 +382,61 @@ def test_a_close_that_was_cut_off_is_done(stack: Stack) -> None:
     assert len(stack.client().names()) == steps + 1, "no conflict copies"
 
 
+def test_a_creation_that_failed_keeps_no_inode_number(stack: Stack) -> None:
+    """It was given to another file, which must not lose its lock when the call is repeated."""
+    first = stack.client()
+    first.write("/taken", b"taken")
+    first.proxy.calls.begin(7)
+    root = first.walk("/").ino
+    with pytest.raises(FileExistsError):
+        first.vfs.create(root, b"taken", 0o644, os.O_RDWR, None)
+    first.proxy.calls._current.__dict__.clear()  # another thread goes on
+    others = [first.open(f"/other{n}", CREATE) for n in range(70)]
+    second = restarted(stack, first)
+    with second.call(7), pytest.raises(FileExistsError):
+        second.vfs.create(root, b"taken", 0o644, os.O_RDWR, None)
+    more = [second.open(f"/more{n}", CREATE) for n in range(70)]
+    numbers = [second.vfs.inode_of(handle) for handle in others + more]
+    assert len(set(numbers)) == 140
+    for handle in others + more:
+        second.vfs.write(handle, 0, b"x")
+        second.close_handle(handle)
+
+
+def test_calls_that_no_kernel_repeats_are_given_up(stack: Stack) -> None:
+    first = stack.client()
+    first.proxy.calls.note_all = True
+    first.write("/file", b"file")
+    with first.call(1):
+        kept = first.open("/file", os.O_RDONLY)
+    for unique in (2, 3, 4):  # none of these is answered
+        first.proxy.calls.begin(unique)
+        match unique:
+            case 2:
+                first.walk("/file")
+            case 3:
+                opened = first.open("/opened", CREATE)
+            case 4:
+                first.proxy.calls.closing(kept)
+    second = restarted(stack, first)
+    assert {handle.number for handle in second.vfs.handles()} == {kept, opened}
+    assert sorted(second.vfs.give_up_calls()) == [2, 3, 4]
+    assert second.vfs.handles() == []
+    assert list(second.proxy.slate.calls.items()) == []
+    assert second.proxy.directory._channel.counter._under_way == set()
+    other = stack.client()
+    wait_until(lambda: can_write(other, "/opened"))
+
+
+def can_write(client: Client, path: str) -> bool:
+    """Whether nobody else has the lock."""
+    try:
+        client.write(path, b"mine")
+    except OSError:
+        return False
+    return True
+
+
 def test_locks_that_nobody_needs_any_more_are_given_back(stack: Stack) -> None:
     first = stack.client()
     first.open("/file", CREATE)

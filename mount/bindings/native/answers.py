@@ -10,6 +10,7 @@ from wire.messages.directory import Attr, Statfs
 
 BLOCK_BYTES = 4096
 BILLION = 10**9
+TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1
 
 STATX_BASIC_STATS = 0x7FF
 """<linux/stat.h>"""
@@ -18,9 +19,12 @@ FREE_INODES = 2**32
 """There is no limit, but df(1) wants one."""
 
 
-def signed(number: int) -> int:
-    """A time_t that came as a uint64_t."""
-    return number - 2**64 if number >= 2**63 else number
+def since_epoch(seconds: int, nanoseconds: int) -> int:
+    """Nanoseconds, of a time_t that came as a uint64_t. What cannot be stored becomes the last moment that
+    can, as on disks (timestamp_truncate() of the kernel's fs/inode.c)."""
+    if seconds >= 2**63:
+        seconds -= 2**64
+    return max(TIME_MIN, min(seconds * BILLION + nanoseconds, TIME_MAX))
 
 
 def as_large_as(size: int, value: bytes) -> bytes:
@@ -125,4 +129,5 @@ def statfs_out(space: Statfs) -> bytes:
         BLOCK_BYTES,
         255,
         BLOCK_BYTES,
+        0,
     )

@@ -50,7 +50,7 @@ class Attributes:
         def time(which: Fattr, now: Fattr, seconds: int, nanoseconds: int) -> int | None:
             if not valid & which or valid & now:
                 return None
-            return answers.signed(seconds) * answers.BILLION + nanoseconds
+            return answers.since_epoch(seconds, nanoseconds)
 
         changes = Changes(
             mode=asked.mode if valid & Fattr.MODE else None,

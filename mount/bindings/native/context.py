@@ -4,25 +4,25 @@ import stat
 
 from mount.bindings.callers import caller
 from mount.bindings.native import answers
-from mount.bindings.native.device import Device
-from mount.bindings.native.inodes import Inodes
+from mount.bindings.native.inodes import NAME_SECONDS, Inodes
+from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.requests import Request
 from mount.owners import Owners
 from mount.vfs import Vfs
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
 
-NAME_SECONDS = 1.0
-"""How long the kernel may believe a name. What is asked for it is never one of our own beliefs, or these two
-times would add up; attributes are told for as long as they are believed here."""
-
 
 class Context:
-    """The parts of a mount; thread-safe."""
+    """The parts of a mount; thread-safe.
 
-    def __init__(self, vfs: Vfs, device: Device, owners: Owners, *, trusted: bool) -> None:
+    The kernel may believe a name for ``NAME_SECONDS``. What it is told is never a belief of ours, or the two
+    times would add up; attributes are told for as long as they are believed here.
+    """
+
+    def __init__(self, vfs: Vfs, notifications: Notifications, owners: Owners, *, trusted: bool) -> None:
         self.vfs = vfs
-        self.device = device
+        self.notifications = notifications
         self.owners = owners
         self.inodes = Inodes()
         self._trusted = trusted
@@ -31,12 +31,12 @@ class Context:
         """For whom a request is made."""
         return caller(request.uid, request.gid, request.pid) if self._trusted else None
 
-    def entry(self, parent: int, name: bytes, attr: Attr) -> bytes:
+    def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
         """fuse_entry_out of a name that the kernel is told of. One name of several is not believed for a
-        moment: an open brings the inode only, and would walk another of its names."""
-        self.inodes.looked_up(attr.ino, parent, name, attr.version)
+        moment: an open brings the inode only, and would walk another of its names. ``pid``: who asks."""
         is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
         name_seconds = NAME_SECONDS if is_only_name else 0.0
+        self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=name_seconds, pid=pid)
         return answers.entry_out(attr, self.owners, name_seconds, self.vfs.attr_seconds(attr.ino))
 
     def attr(self, attr: Attr) -> bytes:

@@ -1,4 +1,4 @@
-"""The descriptor of /dev/fuse: mounting, unmounting, and what is said to the kernel unasked.
+"""The descriptor of /dev/fuse: mounting and unmounting.
 
 mount(2) is tried first; who may not use it gets a mounted descriptor from fusermount3, as libfuse does
 (fusermount3(1), and ``mount_util.c`` there for the words of the options).
@@ -12,9 +12,7 @@ import shutil
 import socket
 import stat
 import subprocess
-import threading
 
-from mount.bindings.native import protocol
 from mount.options import MountOptions
 from mount.registry import mountpoints
 
@@ -24,9 +22,6 @@ DEVICE = "/dev/fuse"
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MNT_DETACH = 1, 2, 4, 2
 """<sys/mount.h>"""
-
-NOTIFYING_MAX = 16
-"""Threads that may wait for a page at the same time: others must be there to answer the read of that page."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +38,6 @@ class Device:
     def __init__(self, mount: MountOptions) -> None:
         """Mounts, unless another process has. Raises OSError."""
         self._place = str(mount.mountpoint)
-        self._notifying = threading.BoundedSemaphore(NOTIFYING_MAX)
         self.descriptor = self._mount(mount) if mount.device is None else mount.device
 
     def _mount(self, mount: MountOptions) -> int:
@@ -116,44 +110,3 @@ class Device:
     def close(self) -> None:
         """The end; nobody may be using the descriptor any more."""
         os.close(self.descriptor)
-
-    # Notifications
-
-    def resend(self) -> bool:
-        """Has the kernel hand out again what an earlier reader of the descriptor has read and not answered.
-        False if this kernel cannot (before Linux 6.9): those calls wait until the mount ends."""
-        header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size, protocol.Notify.RESEND, 0)
-        try:
-            os.write(self.descriptor, header)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return False
-        return True
-
-    def drop(self, ino: int, pages: bool) -> bool:
-        """Makes the kernel forget the attributes of an inode, and all its pages if ``pages``. Waits for the
-        reads of those that are on their way. False if that could not be done."""
-        return self._inval_inode(ino, 0 if pages else -1)
-
-    def drop_from(self, ino: int, offset: int) -> bool:
-        """As ``drop``, of the pages from ``offset`` to the end of the file."""
-        return self._inval_inode(ino, offset)
-
-    def _inval_inode(self, ino: int, offset: int) -> bool:
-        body = protocol.INVAL_INODE_OUT.pack(ino, offset, 0)
-        header = protocol.OUT_HEADER.pack(
-            protocol.OUT_HEADER.size + len(body), protocol.Notify.INVAL_INODE, 0
-        )
-        if not self._notifying.acquire(blocking=False):
-            return False
-        try:
-            os.write(self.descriptor, header + body)
-        except FileNotFoundError:
-            return True  # the kernel has no such inode, so no pages
-        except OSError as error:
-            log.info("inode %d: the kernel could not be made to forget it: %s", ino, error)
-            return False
-        finally:
-            self._notifying.release()
-        return True

@@ -5,6 +5,7 @@ and 1. A kernel that reads on gets the next ones; one that goes elsewhere gets a
 on.
 """
 
+import errno
 import itertools
 import stat
 import threading
@@ -16,6 +17,7 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.vfs import Vfs
+from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
 from wire.permissions import READ
@@ -116,6 +118,8 @@ class Directories:
         """As many entries from the offset on as fit; none at the end."""
         asked = protocol.READ_IN.read(request.body)
         listing = self._open.get(asked.fh)
+        if asked.offset > protocol.OFFSET_MAX:
+            raise fail(errno.EINVAL)
         if listing is None:  # opened at an earlier worker: the listing begins anew, and goes to the offset
             listing = self._begin(request, asked.fh)
         is_plus = request.opcode == Opcode.READDIRPLUS

@@ -15,8 +15,8 @@ from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.nodes import Handle
 from wire.errors import fail
 
-WRITE_CACHE = 1 << 0
-"""FUSE_WRITE_CACHE: pages of a mapping. Whose handle it comes with is a guess, so its flags say nothing."""
+COPY_BYTES_MAX = 1 << 30
+"""At a time: the older answer has 32 bits for it, and programs ask again for the rest."""
 
 
 class Files:
@@ -33,6 +33,10 @@ class Files:
             Opcode.FLUSH: self.flush,
             Opcode.FSYNC: self.fsync,
             Opcode.RELEASE: self.release,
+            Opcode.FALLOCATE: self.fallocate,
+            Opcode.LSEEK: self.lseek,
+            Opcode.COPY_FILE_RANGE: self.copy_file_range,
+            Opcode.COPY_FILE_RANGE_64: self.copy_file_range,
         }
 
     def open(self, request: Request) -> Answer:
@@ -42,17 +46,23 @@ class Files:
 
     def _open_inode(self, request: Request, flags: int) -> Handle:
         the, ino, who = self._the, request.nodeid, self._the.who(request)
-        start, names = the.inodes.path(ino)
         try:
-            return the.vfs.open_known(ino, start, names, flags, who)
+            known = the.inodes.path_to_open(ino, request.pid)
+            if known is None:
+                raise fail(errno.ESTALE, "it has another name now")
+            start, names = known
+            try:
+                return the.vfs.open_known(ino, start, names, flags, who)
+            except PermissionError:
+                if len(names) < 2:
+                    raise
+                # Who works in a directory needs no way to it from the root.
+                start, names = the.inodes.path(ino, steps=1)
+                return the.vfs.open_known(ino, start, names, flags, who)
         except OSError as error:
-            if error.errno == errno.EACCES and len(names) > 1:
-                # A program that works in a directory may have lost the way to it.
-                parent, names = the.inodes.path(ino, steps=1)
-                return the.vfs.open_known(ino, parent, names, flags, who)
             if error.errno == errno.ESTALE:
-                # The kernel walks again (do_filp_open() of fs/namei.c), and asks for every name on the way.
-                the.inodes.unknow_path(ino)
+                # The kernel tries again (do_filp_open() of fs/namei.c), and asks for every name on the way.
+                the.inodes.stale(ino, request.pid)
             raise
 
     def create(self, request: Request) -> Answer:
@@ -74,7 +84,7 @@ class Files:
         """fuse_open_out."""
         self._open[handle.number] = handle
         flags = 0
-        if self._the.inodes.opened(handle.node, self._the.device.drop):
+        if self._the.inodes.opened(handle.node, self._the.notifications.drop):
             flags |= Fopen.KEEP_CACHE
         if handle.appends:
             flags |= Fopen.DIRECT_IO
@@ -85,6 +95,8 @@ class Files:
     def read(self, request: Request) -> Answer:
         """pread(2), or a page."""
         asked = protocol.READ_IN.read(request.body)
+        if asked.offset > protocol.OFFSET_MAX:
+            raise fail(errno.EINVAL)
         room = request.room[: asked.size]
         return room[: self._the.vfs.read_into(asked.fh, asked.offset, room)]
 
@@ -95,7 +107,7 @@ class Files:
         if len(data) != asked.size:
             raise protocol.Malformed("the data is not there")
         handle = self._handle(asked.fh)
-        appends = bool(asked.flags & os.O_APPEND) and not asked.write_flags & WRITE_CACHE
+        appends = bool(asked.flags & os.O_APPEND) and not asked.write_flags & protocol.WRITE_CACHE
         try:
             done = self._the.vfs.write(asked.fh, asked.offset, data, appends=appends)
         except OSError:
@@ -114,7 +126,7 @@ class Files:
         """
         ino, at = handle.node.ino, handle.next_write - done
         if handle.appends:
-            if not self._the.device.drop_from(ino, min(at, offset)):
+            if not self._the.notifications.drop(ino, min(at, offset)):
                 self._the.inodes.doubted(ino)
         elif at != offset:
             self._the.inodes.doubted(ino)
@@ -149,6 +161,30 @@ class Files:
         finally:
             self._the.inodes.closed(handle.node)
         return DONE
+
+    def fallocate(self, request: Request) -> Answer:
+        """fallocate(2). The kernel drops the pages of a hole itself."""
+        asked = protocol.FALLOCATE_IN.read(request.body)
+        self._the.vfs.fallocate(asked.fh, asked.mode, asked.offset, asked.length)
+        return DONE
+
+    def lseek(self, request: Request) -> Answer:
+        """lseek(2) for SEEK_DATA and SEEK_HOLE; the kernel knows the others itself."""
+        asked = protocol.LSEEK_IN.read(request.body)
+        return protocol.LSEEK_OUT.pack(self._the.vfs.seek(asked.fh, asked.offset, asked.whence))
+
+    def copy_file_range(self, request: Request) -> Answer:
+        """copy_file_range(2). The kernel drops the pages of what is copied to; before it asks, it has written
+        back what programs have mapped."""
+        asked = protocol.COPY_FILE_RANGE_IN.read(request.body)
+        if asked.flags:
+            raise fail(errno.EINVAL)
+        done = self._the.vfs.copy_range(
+            asked.fh_in, asked.off_in, asked.fh_out, asked.off_out, min(asked.len, COPY_BYTES_MAX)
+        )
+        if request.opcode == Opcode.COPY_FILE_RANGE:
+            return protocol.WRITE_OUT.pack(done, 0)
+        return protocol.COPY_FILE_RANGE_OUT.pack(done)
 
     def _handle(self, number: int) -> Handle:
         handle = self._open.get(number)

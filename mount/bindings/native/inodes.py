@@ -4,7 +4,9 @@ A record goes when the kernel forgets the inode, so the kernel's memory bounds o
 (another process has served this mount before) is no error: then nothing is known, and nothing relied on.
 
 **Names.** A record has the name under which its inode was last told to the kernel, or made or moved by it.
-OPEN brings an inode only; the names up to the root are the path that is then walked at the directory.
+OPEN brings an inode only; the names up to the root are the path that is then walked at the directory. As long
+as the kernel may believe another name too (the file was renamed elsewhere), OPEN does not say which one was
+used: the first attempt is answered with ESTALE, and at the second one the kernel has just asked for the name.
 
 **Pages.** ``pages`` says of which version the kernel's pages of a file are, but for what programs here have
 written since. It holds as long as ``Node.moves`` is what it was when it was said: from the next number on,
@@ -19,12 +21,20 @@ discarded later.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from mount.bindings.native.notifications import ALL, NONE
 from mount.nodes import Node
 from wire.limits import OPS_MAX
 from wire.messages.directory import ROOT_INO
+
+NAME_SECONDS = 1.0
+"""How long the kernel may believe a name."""
+
+RETRIES_MAX = 1000
+"""Threads of programs that are remembered to be opening again."""
 
 MOVES_CLOSED = 0
 """In place of a node's ``moves``: no file of the inode is open."""
@@ -33,10 +43,13 @@ MOVES_CLOSED = 0
 @dataclass(slots=True)
 class Record:
     """An inode as the kernel knows it. ``pages`` and ``told`` are versions, 0 for unknown: of the pages, and
-    of the attributes that were told last."""
+    of the attributes that were told last. Until ``believed_until`` (monotonic) the kernel may believe the
+    name, until ``others_until`` other ones."""
 
     lookups: int = 0
     name: tuple[int, bytes] | None = None
+    believed_until: float = 0.0
+    others_until: float = 0.0
     open: int = 0
     pages: int = 0
     moves: int = MOVES_CLOSED
@@ -50,20 +63,29 @@ class Inodes:
         self._guard = threading.Lock()
         self._records: dict[int, Record] = {}
         self._named: dict[tuple[int, bytes], int] = {}
+        self._retries: dict[int, int] = {}  # by thread: what it has looked up since it was told ESTALE
 
     def __len__(self) -> int:
         return len(self._records)
 
     # What is told to the kernel, and what it forgets
 
-    def looked_up(self, ino: int, parent: int, name: bytes, version: int) -> None:
-        """The kernel is told of an inode by a name, with attributes of ``version``: it will forget one
-        lookup more."""
+    def looked_up(
+        self, ino: int, parent: int, name: bytes, version: int, *, seconds: float = NAME_SECONDS, pid: int = 0
+    ) -> None:
+        """The kernel is told of an inode by a name, to be believed for some seconds, with attributes of
+        ``version``: it will forget one lookup more. ``pid`` is the thread that has asked for the name."""
+        now = time.monotonic()
         with self._guard:
             record = self._record(ino)
             record.lookups += 1
             record.told = version
+            if record.name not in (None, (parent, name)):
+                record.others_until = max(record.others_until, record.believed_until)
+            record.believed_until = now + seconds
             self._set_name(ino, record, (parent, name))
+            if pid in self._retries:
+                self._retries[pid] = ino
 
     def told(self, ino: int, version: int) -> None:
         """The kernel is told attributes of ``version``."""
@@ -97,9 +119,24 @@ class Inodes:
                 names.append(name)
         return ino, names[::-1]
 
-    def unknow_path(self, ino: int) -> None:
-        """The known path was wrong somewhere: none of its names is believed any more."""
+    def path_to_open(self, ino: int, pid: int) -> tuple[int, list[bytes]] | None:
+        """As ``path``; None if it is not clear by which name the thread ``pid`` has come here: ``stale``."""
         with self._guard:
+            record = self._records.get(ino)
+            is_clear = record is None or time.monotonic() >= record.others_until
+            looked_up = self._retries.pop(pid, None)
+        if is_clear or looked_up == ino:
+            return self.path(ino)
+        # A second attempt that has looked nothing up came without a name (/proc/PID/fd).
+        return None if looked_up is None else (ino, [])
+
+    def stale(self, ino: int, pid: int) -> None:
+        """The thread is told ESTALE: the known path was wrong somewhere, or not the only one. None of its
+        names is relied on any more; the kernel walks again, and asks for all of them."""
+        with self._guard:
+            self._retries[pid] = 0
+            if len(self._retries) > RETRIES_MAX:
+                self._retries.pop(next(iter(self._retries)))
             while True:
                 record = self._records.get(ino)
                 if record is None or record.name is None:
@@ -148,11 +185,11 @@ class Inodes:
 
     # Pages
 
-    def opened(self, node: Node, drop: Callable[[int, bool], bool]) -> bool:
+    def opened(self, node: Node, drop: Callable[[int, int], bool]) -> bool:
         """A file has been opened, and is to be answered; returns whether the kernel may keep its pages.
 
-        ``drop(ino, pages)`` makes it drop the attributes, and the pages too if they are not of the version
-        that was opened; it says whether that was done. Call ``closed`` for each.
+        ``drop`` is ``Notifications.drop``: the attributes go if they are not of the version that was opened,
+        and so do the pages. Call ``closed`` for each.
         """
         version, moves = node.shown
         with self._guard:
@@ -166,7 +203,7 @@ class Inodes:
                 record.pages = 0
             if keep and record.told == version:
                 return True
-        done = drop(node.ino, not keep)
+        done = drop(node.ino, NONE if keep else ALL)
         with self._guard:
             if done:
                 record.told = version

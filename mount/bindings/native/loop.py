@@ -11,6 +11,7 @@ import os
 import threading
 import time
 
+from mount import interruption
 from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.requests import Answer, Request
@@ -19,7 +20,7 @@ from mount.calls import Calls
 log = logging.getLogger(__name__)
 
 THREADS_MAX = 64
-"""More than may wait for locks (``vfs.WAITERS_MAX``) and for pages (``device.NOTIFYING_MAX``) together."""
+"""More than may wait for locks (``vfs.WAITERS_MAX``) and pages (``notifications.NOTIFYING_MAX``) together."""
 
 IDLE_MAX = 4
 
@@ -70,6 +71,10 @@ class Loop:
         with self._guard:
             return self._idle > 0 or time.monotonic() - self._answered_at < patience_seconds
 
+    def fail(self, unique: int) -> None:
+        """Answers a request that an earlier reader of the descriptor has not."""
+        self._send(unique, errno.EIO, b"")
+
     def _start_another(self) -> None:
         """Under guard."""
         self._threads += 1
@@ -93,11 +98,13 @@ class Loop:
             except OSError as error:
                 if error.errno in _AGAIN:
                     continue
-                if error.errno in _ENDED:
-                    self.is_gone = True
-                    self.ended.set()
-                    return
-                raise
+                if error.errno not in _ENDED:
+                    raise
+                count = 0
+            if not count:
+                self.is_gone = True
+                self.ended.set()
+                return
             with self._guard:
                 self._idle -= 1
                 if not self._idle and self._threads < THREADS_MAX:
@@ -132,7 +139,8 @@ class Loop:
         if self._stopping:
             return errno.ENOTCONN, b""
         try:
-            return 0, self._operations.answer(request)
+            with interruption.call(request.unique):
+                return 0, self._operations.answer(request)
         except OSError as error:
             return error.errno or errno.EIO, b""
         except protocol.Malformed as error:

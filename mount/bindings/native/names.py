@@ -35,9 +35,8 @@ class Names:
     def lookup(self, request: Request) -> Answer:
         """A name in a directory."""
         (name,) = protocol.text(request.body, 1)
-        return self._the.entry(
-            request.nodeid, name, self._the.vfs.lookup(request.nodeid, name, self._the.who(request))
-        )
+        attr = self._the.vfs.lookup(request.nodeid, name, self._the.who(request))
+        return self._the.entry(request.nodeid, name, attr, request.pid)
 
     def forget(self, request: Request) -> None:
         """The kernel forgets an inode. Not answered, as the next."""

@@ -2,12 +2,14 @@
 
 import errno
 
+from mount import interruption
+from mount.bindings.native import protocol
 from mount.bindings.native.attributes import Attributes
 from mount.bindings.native.context import Context
-from mount.bindings.native.device import Device
 from mount.bindings.native.directories import Directories
 from mount.bindings.native.files import Files
 from mount.bindings.native.names import Names
+from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.owners import Owners
@@ -18,8 +20,8 @@ from wire.errors import fail
 class Operations:
     """The operations of one mount; thread-safe."""
 
-    def __init__(self, vfs: Vfs, device: Device, owners: Owners, *, trusted: bool) -> None:
-        the = Context(vfs, device, owners, trusted=trusted)
+    def __init__(self, vfs: Vfs, notifications: Notifications, owners: Owners, *, trusted: bool) -> None:
+        the = Context(vfs, notifications, owners, trusted=trusted)
         self._vfs = vfs
         self._methods: Methods = {
             **Names(the).methods,
@@ -28,6 +30,7 @@ class Operations:
             **Directories(the).methods,
             Opcode.SYNCFS: self.syncfs,
             Opcode.DESTROY: self.destroy,
+            Opcode.INTERRUPT: self.interrupt,
             Opcode.IOCTL: self.ioctl,
             Opcode.TMPFILE: self.tmpfile,
         }
@@ -47,6 +50,13 @@ class Operations:
     def destroy(self, request: Request) -> Answer:
         """The kernel's last request; what is to be done is done when the mount's process ends."""
         return DONE
+
+    def interrupt(self, request: Request) -> Answer:
+        """Nobody waits for a request any more. EAGAIN, which makes the kernel say so again, if the request is
+        not being carried out yet."""
+        if not interruption.interrupt(protocol.INTERRUPT_IN.read(request.body).unique):
+            raise fail(errno.EAGAIN)
+        return None
 
     def ioctl(self, request: Request) -> Answer:
         """None is known. Not ENOSYS: that would be the answer to the caller too."""

@@ -6,7 +6,7 @@ header gives them too, so that a test can compare both. Everything is in the mac
 
 import enum
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=tuple[Any, ...])
@@ -16,6 +16,9 @@ MAJOR, MINOR, MINOR_MIN = 7, 45, 31
 
 ROOT_ID = 1
 MIN_READ_BUFFER = 8192
+OFFSET_MAX = 2**63 - 1
+"""Of an off_t, though offsets come as uint64_t."""
+
 UNIQUE_RESEND = 1 << 63
 
 
@@ -85,6 +88,7 @@ class Init(enum.IntFlag):
     HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
     DIRECT_IO_ALLOW_MMAP = 1 << 36
+    HAS_RESEND = 1 << 39
 
 
 class Fopen(enum.IntFlag):
@@ -113,6 +117,10 @@ class Fattr(enum.IntFlag):
 GETATTR_FH = 1 << 0
 
 
+WRITE_CACHE = 1 << 0
+"""FUSE_WRITE_CACHE: pages of a mapping. Whose handle it comes with is a guess, so its flags say nothing."""
+
+
 class Notify(enum.IntEnum):
     """enum fuse_notify_code."""
 
@@ -124,9 +132,9 @@ class Notify(enum.IntEnum):
 class Structure(Generic[T]):
     """A structure of the header: its name there, how it is packed, and the tuple that it becomes."""
 
-    def __init__(self, name: str, layout: str, make: Callable[[Sequence[Any]], T]) -> None:
+    def __init__(self, name: str, layout: str, kind: Callable[..., T]) -> None:
         self.name = name
-        self.make = make
+        self.kind = kind
         self._packed = struct.Struct("=" + layout)
         self.pack = self._packed.pack
         self.size = self._packed.size
@@ -134,7 +142,7 @@ class Structure(Generic[T]):
     def read(self, data: memoryview | bytes, offset: int = 0) -> T:
         """Unpacks it at ``offset``. Raises Malformed if the data ends before it does."""
         try:
-            return self.make(self._packed.unpack_from(data, offset))
+            return self.kind(*self._packed.unpack_from(data, offset))
         except struct.error as error:
             raise Malformed(f"{self.name}: {error}") from error
 
@@ -172,8 +180,8 @@ class OutHeader(NamedTuple):
     unique: int
 
 
-IN_HEADER = Structure("fuse_in_header", "IIQQIIIHH", InHeader._make)
-OUT_HEADER = Structure("fuse_out_header", "IiQ", OutHeader._make)
+IN_HEADER = Structure("fuse_in_header", "IIQQIIIHH", InHeader)
+OUT_HEADER = Structure("fuse_out_header", "IiQ", OutHeader)
 
 # What is asked
 
@@ -186,6 +194,15 @@ class InitIn(NamedTuple):
     max_readahead: int
     flags: int
     flags2: int
+
+
+class InitInOld(NamedTuple):
+    """The kernel begins, before 7.36."""
+
+    major: int
+    minor: int
+    max_readahead: int
+    flags: int
 
 
 class ForgetIn(NamedTuple):
@@ -408,33 +425,33 @@ class CopyFileRangeIn(NamedTuple):
     flags: int
 
 
-INIT_IN = Structure("fuse_init_in", "IIIII44x", InitIn._make)
-INIT_IN_OLD = Structure("fuse_init_in of before 7.36", "IIII", lambda f: InitIn._make([*f, 0]))
-FORGET_IN = Structure("fuse_forget_in", "Q", ForgetIn._make)
-FORGET_ONE = Structure("fuse_forget_one", "QQ", ForgetOne._make)
-BATCH_FORGET_IN = Structure("fuse_batch_forget_in", "II", BatchForgetIn._make)
-GETATTR_IN = Structure("fuse_getattr_in", "IIQ", GetattrIn._make)
-STATX_IN = Structure("fuse_statx_in", "IIQII", StatxIn._make)
-SETATTR_IN = Structure("fuse_setattr_in", "IIQQQQQQIIIIIIII", SetattrIn._make)
-MKNOD_IN = Structure("fuse_mknod_in", "IIII", MknodIn._make)
-MKDIR_IN = Structure("fuse_mkdir_in", "II", MkdirIn._make)
-RENAME_IN = Structure("fuse_rename_in", "Q", RenameIn._make)
-RENAME2_IN = Structure("fuse_rename2_in", "QII", Rename2In._make)
-LINK_IN = Structure("fuse_link_in", "Q", LinkIn._make)
-OPEN_IN = Structure("fuse_open_in", "II", OpenIn._make)
-CREATE_IN = Structure("fuse_create_in", "IIII", CreateIn._make)
-READ_IN = Structure("fuse_read_in", "QQIIQII", ReadIn._make)
-WRITE_IN = Structure("fuse_write_in", "QQIIQII", WriteIn._make)
-RELEASE_IN = Structure("fuse_release_in", "QIIQ", ReleaseIn._make)
-FLUSH_IN = Structure("fuse_flush_in", "QIIQ", FlushIn._make)
-FSYNC_IN = Structure("fuse_fsync_in", "QII", FsyncIn._make)
-SETXATTR_IN = Structure("fuse_setxattr_in of before 7.33", "II", SetxattrIn._make)
-GETXATTR_IN = Structure("fuse_getxattr_in", "II", GetxattrIn._make)
-ACCESS_IN = Structure("fuse_access_in", "II", AccessIn._make)
-INTERRUPT_IN = Structure("fuse_interrupt_in", "Q", InterruptIn._make)
-FALLOCATE_IN = Structure("fuse_fallocate_in", "QQQII", FallocateIn._make)
-LSEEK_IN = Structure("fuse_lseek_in", "QQII", LseekIn._make)
-COPY_FILE_RANGE_IN = Structure("fuse_copy_file_range_in", "QQQQQQQ", CopyFileRangeIn._make)
+INIT_IN = Structure("fuse_init_in", "IIIII44x", InitIn)
+INIT_IN_OLD = Structure("fuse_init_in of before 7.36", "IIII", InitInOld)
+FORGET_IN = Structure("fuse_forget_in", "Q", ForgetIn)
+FORGET_ONE = Structure("fuse_forget_one", "QQ", ForgetOne)
+BATCH_FORGET_IN = Structure("fuse_batch_forget_in", "II", BatchForgetIn)
+GETATTR_IN = Structure("fuse_getattr_in", "IIQ", GetattrIn)
+STATX_IN = Structure("fuse_statx_in", "IIQII", StatxIn)
+SETATTR_IN = Structure("fuse_setattr_in", "IIQQQQQQIIIIIIII", SetattrIn)
+MKNOD_IN = Structure("fuse_mknod_in", "IIII", MknodIn)
+MKDIR_IN = Structure("fuse_mkdir_in", "II", MkdirIn)
+RENAME_IN = Structure("fuse_rename_in", "Q", RenameIn)
+RENAME2_IN = Structure("fuse_rename2_in", "QII", Rename2In)
+LINK_IN = Structure("fuse_link_in", "Q", LinkIn)
+OPEN_IN = Structure("fuse_open_in", "II", OpenIn)
+CREATE_IN = Structure("fuse_create_in", "IIII", CreateIn)
+READ_IN = Structure("fuse_read_in", "QQIIQII", ReadIn)
+WRITE_IN = Structure("fuse_write_in", "QQIIQII", WriteIn)
+RELEASE_IN = Structure("fuse_release_in", "QIIQ", ReleaseIn)
+FLUSH_IN = Structure("fuse_flush_in", "QIIQ", FlushIn)
+FSYNC_IN = Structure("fuse_fsync_in", "QII", FsyncIn)
+SETXATTR_IN = Structure("fuse_setxattr_in of before 7.33", "II", SetxattrIn)
+GETXATTR_IN = Structure("fuse_getxattr_in", "II", GetxattrIn)
+ACCESS_IN = Structure("fuse_access_in", "II", AccessIn)
+INTERRUPT_IN = Structure("fuse_interrupt_in", "Q", InterruptIn)
+FALLOCATE_IN = Structure("fuse_fallocate_in", "QQQII", FallocateIn)
+LSEEK_IN = Structure("fuse_lseek_in", "QQII", LseekIn)
+COPY_FILE_RANGE_IN = Structure("fuse_copy_file_range_in", "QQQQQQQ", CopyFileRangeIn)
 
 # What is answered
 
@@ -554,6 +571,7 @@ class StatfsOut(NamedTuple):
     bsize: int
     namelen: int
     frsize: int
+    padding: int
 
 
 class GetxattrOut(NamedTuple):
@@ -564,9 +582,15 @@ class GetxattrOut(NamedTuple):
 
 
 class LseekOut(NamedTuple):
-    """The offset found; and in 7.45 the bytes copied, as fuse_copy_file_range_out."""
+    """The offset found."""
 
     offset: int
+
+
+class CopyFileRangeOut(NamedTuple):
+    """How many bytes, of COPY_FILE_RANGE_64."""
+
+    bytes_copied: int
 
 
 class Dirent(NamedTuple):
@@ -578,21 +602,22 @@ class Dirent(NamedTuple):
     type: int
 
 
-INIT_OUT = Structure("fuse_init_out", "IIIIHHIIHHIIH22x", InitOut._make)
-ATTR = Structure("fuse_attr", "QQQQQQIIIIIIIIII", Attr._make)
-ATTR_OUT = Structure("fuse_attr_out without its attr", "QII", AttrOut._make)
-ENTRY_OUT = Structure("fuse_entry_out without its attr", "QQQQII", EntryOut._make)
+INIT_OUT = Structure("fuse_init_out", "IIIIHHIIHHIIH22x", InitOut)
+ATTR = Structure("fuse_attr", "QQQQQQIIIIIIIIII", Attr)
+ATTR_OUT = Structure("fuse_attr_out without its attr", "QII", AttrOut)
+ENTRY_OUT = Structure("fuse_entry_out without its attr", "QQQQII", EntryOut)
 STATX_OUT = Structure(
     "fuse_statx_out",
     "QII16xIIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIII112x",
-    StatxOut._make,
+    StatxOut,
 )
-OPEN_OUT = Structure("fuse_open_out", "QIi", OpenOut._make)
-WRITE_OUT = Structure("fuse_write_out", "II", WriteOut._make)
-STATFS_OUT = Structure("fuse_kstatfs", "QQQQQIII28x", StatfsOut._make)
-GETXATTR_OUT = Structure("fuse_getxattr_out", "II", GetxattrOut._make)
-LSEEK_OUT = Structure("fuse_lseek_out", "Q", LseekOut._make)
-DIRENT = Structure("fuse_dirent", "QQII", Dirent._make)
+OPEN_OUT = Structure("fuse_open_out", "QIi", OpenOut)
+WRITE_OUT = Structure("fuse_write_out", "II", WriteOut)
+STATFS_OUT = Structure("fuse_kstatfs", "QQQQQIIII24x", StatfsOut)
+GETXATTR_OUT = Structure("fuse_getxattr_out", "II", GetxattrOut)
+LSEEK_OUT = Structure("fuse_lseek_out", "Q", LseekOut)
+COPY_FILE_RANGE_OUT = Structure("fuse_copy_file_range_out", "Q", CopyFileRangeOut)
+DIRENT = Structure("fuse_dirent", "QQII", Dirent)
 
 # What is said unasked
 
@@ -605,4 +630,4 @@ class InvalInodeOut(NamedTuple):
     len: int
 
 
-INVAL_INODE_OUT = Structure("fuse_notify_inval_inode_out", "Qqq", InvalInodeOut._make)
+INVAL_INODE_OUT = Structure("fuse_notify_inval_inode_out", "Qqq", InvalInodeOut)

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from mount.bindings.native import protocol
 from mount.bindings.native.device import Device
 from mount.bindings.native.loop import BUFFER_BYTES, DATA_BYTES, THREADS_MAX, Loop
+from mount.bindings.native.notifications import ALL, Notifications
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
 from mount.options import MountOptions
 from mount.owners import Owners
-from mount.slate import Slate
 from mount.vfs import Vfs
 
 log = logging.getLogger(__name__)
@@ -76,23 +76,32 @@ def read_init(data: bytes) -> tuple[int, InitIn]:
     head = protocol.IN_HEADER.read(data)
     if head.opcode != Opcode.INIT:
         raise protocol.Malformed(f"the kernel begins with opcode {head.opcode}")
-    is_old = len(data) < protocol.IN_HEADER.size + protocol.INIT_IN.size
-    layout = protocol.INIT_IN_OLD if is_old else protocol.INIT_IN
-    return head.unique, layout.read(data, protocol.IN_HEADER.size)
+    first = protocol.IN_HEADER.size
+    if len(data) < first + protocol.INIT_IN.size:
+        return head.unique, InitIn(*protocol.INIT_IN_OLD.read(data, first), flags2=0)
+    return head.unique, protocol.INIT_IN.read(data, first)
 
 
-def _begin(device: Device, slate: Slate) -> None:
-    if slate.init_answer is not None:  # the kernel says it once, and an earlier worker has agreed
-        if not device.resend():
-            log.warning("this kernel cannot repeat the calls that were under way: their programs wait on")
-        return
+def _begin(device: Device, vfs: Vfs) -> None:
     unique, asked = read_init(os.read(device.descriptor, BUFFER_BYTES))
     agreed = agree(asked)
     answer = protocol.INIT_OUT.pack(*agreed)
-    slate.keep_init_answer(answer)
+    vfs.slate.keep_init_answer(answer)
+    vfs.calls.note_all = not asked.flags2 << 32 & Init.HAS_RESEND
     header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(answer), 0, unique)
     os.write(device.descriptor, header + answer)
     log.info("speaking FUSE %d.%d with the kernel", agreed.major, agreed.minor)
+
+
+def _go_on(notifications: Notifications, vfs: Vfs, loop: Loop) -> None:
+    """As the next worker. The kernel says INIT once, and an earlier one has agreed. What that one had read
+    and not answered comes once more; where the kernel is too old for that, it fails."""
+    if notifications.resend():
+        return
+    vfs.calls.note_all = True
+    for unique in vfs.give_up_calls():
+        log.info("call %d was under way when the worker before ended: EIO", unique)
+        loop.fail(unique)
 
 
 @contextmanager
@@ -113,16 +122,20 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[], 
     """
     device = Device(mount)
     try:
-        operations = Operations(vfs, device, owners, trusted=mount.trusted)
-        _begin(device, vfs.slate)
+        notifications = Notifications(device.descriptor)
+        operations = Operations(vfs, notifications, owners, trusted=mount.trusted)
         loop = Loop(device.descriptor, operations, vfs.calls)
         patience_seconds = PATIENCE_SECONDS + mount.lock_wait_seconds + 2 * mount.deadline_seconds
         vfs.checks.append(lambda: loop.is_able(patience_seconds))
+        if vfs.slate.init_answer is None:
+            _begin(device, vfs)
+        else:
+            _go_on(notifications, vfs, loop)
         with _signals_set(loop.ended):
             loop.start()
             on_ready()
             for handle in vfs.handles():  # of an earlier worker, who knew of which version the pages are
-                device.drop(handle.node.ino, pages=True)
+                notifications.drop(handle.node.ino, ALL)
             loop.ended.wait()
             if not loop.is_gone:
                 device.unmount()

@@ -1,0 +1,53 @@
+"""What is said to the kernel unasked."""
+
+import errno
+import logging
+import os
+import threading
+
+from mount.bindings.native.protocol import INVAL_INODE_OUT, OUT_HEADER, Notify
+
+log = logging.getLogger(__name__)
+
+NOTIFYING_MAX = 16
+"""Threads that may wait for a page at the same time: others must be there to answer the read of that page."""
+
+ALL, NONE = 0, -1
+"""In place of an offset: all pages, and no page but the attributes alone."""
+
+
+class Notifications:
+    """Written to the descriptor that requests are read from; thread-safe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._places = threading.BoundedSemaphore(NOTIFYING_MAX)
+
+    def resend(self) -> bool:
+        """Has the kernel hand out again what an earlier reader of the descriptor has read and not answered.
+        False if it does not know how (before Linux 6.9)."""
+        try:
+            os.write(self._descriptor, OUT_HEADER.pack(OUT_HEADER.size, Notify.RESEND, 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+
+    def drop(self, ino: int, offset: int) -> bool:
+        """Makes the kernel forget the attributes of an inode, and its pages from ``offset`` (or ALL, NONE)
+        on. Waits for those that are being read. False if it could not be done."""
+        body = INVAL_INODE_OUT.pack(ino, offset, 0)
+        header = OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_INODE, 0)
+        if not self._places.acquire(blocking=False):
+            return False
+        try:
+            os.write(self._descriptor, header + body)
+        except FileNotFoundError:
+            return True  # the kernel does not know the inode, so it has nothing of it
+        except OSError as error:
+            log.info("inode %d: the kernel could not be made to forget it: %s", ino, error)
+            return False
+        finally:
+            self._places.release()
+        return True

@@ -1,0 +1,341 @@
+"""What is spoken over /dev/fuse: against the system's own header, and against what no kernel would send.
+
+None of this needs /dev/fuse: the kernel's place is taken by the test, at the other end of a socket.
+"""
+
+import errno
+import logging
+import re
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mount.bindings.native import protocol
+from mount.bindings.native.loop import Loop
+from mount.bindings.native.notifications import Notifications
+from mount.bindings.native.operations import Operations
+from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
+from mount.bindings.native.serving import agree, read_init
+from mount.owners import Owners
+from tests.support.stack import Stack
+
+HEADER = Path("/usr/include/linux/fuse.h")
+
+NEWER = {
+    "FUSE_STATX": (52, "6.6"),
+    "FUSE_COPY_FILE_RANGE_64": (53, "6.18"),
+    "FUSE_NOTIFY_RESEND": (7, "6.9"),
+    "FUSE_DIRECT_IO_ALLOW_MMAP": (1 << 36, "6.6"),
+    "FUSE_UNIQUE_RESEND": (1 << 63, "6.9"),
+}
+"""What the header may be too old for: the number, and the first Linux that has it."""
+
+NEWER_SIZES = {
+    "fuse_statx_in": (24, "6.6"),
+    "fuse_statx_out": (288, "6.6"),
+    "fuse_copy_file_range_out": (8, "6.18"),
+}
+"""The same of structures, in bytes."""
+
+COMPOSED = {
+    "fuse_attr_out": protocol.ATTR_OUT.size + protocol.ATTR.size,
+    "fuse_entry_out": protocol.ENTRY_OUT.size + protocol.ATTR.size,
+    "fuse_direntplus": protocol.ENTRY_OUT.size + protocol.ATTR.size + protocol.DIRENT.size,
+}
+"""Structures that are put together of several of ours."""
+
+RENAMED = {"fuse_init_in", "fuse_init_out", "fuse_open_out", "fuse_statx_out"}
+"""Of which fields have got other names since, or have names of ours."""
+
+WIDTHS = {"uint64_t": 8, "int64_t": 8, "uint32_t": 4, "int32_t": 4, "uint16_t": 2, "char": 0}
+
+needs_header = pytest.mark.skipif(not HEADER.exists(), reason="there is no <linux/fuse.h>")
+
+
+class Field(NamedTuple):
+    """One line of a structure."""
+
+    kind: str
+    name: str
+    length: str
+
+
+class Header:
+    """<linux/fuse.h>, as far as it is needed."""
+
+    def __init__(self, text: str) -> None:
+        text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+        plain = re.findall(r"^#define\s+(\w+)\s+(\d+)\s*$", text, re.MULTILINE)
+        bits = re.findall(r"^#define\s+(\w+)\s+\(1(?:ULL|ull)?\s*<<\s*(\d+)\)\s*$", text, re.MULTILINE)
+        listed = re.findall(r"^\s+(\w+)\s*=\s*(\d+),", text, re.MULTILINE)
+        self.numbers = {name: int(value) for name, value in plain + listed}
+        self.numbers |= {name: 1 << int(bit) for name, bit in bits}
+        self.fields = {
+            name: [Field(*field) for field in re.findall(r"(\w+)\s+(\w+)(?:\[(\d*)\])?;", body)]
+            for name, body in re.findall(r"^struct (\w+) \{(.*?)^\};", text, re.MULTILINE | re.DOTALL)
+        }
+
+    def size(self, kind: str) -> int:
+        """In bytes."""
+        if kind in WIDTHS:
+            return WIDTHS[kind]
+        return sum(self.size(field.kind) * int(field.length or 1) for field in self.fields[kind])
+
+
+@pytest.fixture(scope="module")
+def header() -> Header:
+    """The one of this system."""
+    return Header(HEADER.read_text())
+
+
+def structures() -> list[Structure[Any]]:
+    """Those of ours that are whole ones of the header."""
+    found = [value for value in vars(protocol).values() if isinstance(value, Structure)]
+    return [structure for structure in found if " " not in structure.name]
+
+
+@needs_header
+@pytest.mark.parametrize("structure", structures(), ids=lambda structure: structure.name)
+def test_structures_are_those_of_the_header(structure: Structure[Any], header: Header) -> None:
+    fields = header.fields.get(structure.name)
+    if fields is None:
+        assert structure.size == NEWER_SIZES[structure.name][0]
+        return
+    assert structure.size == header.size(structure.name)
+    if structure.name not in RENAMED:
+        ours = [name.rstrip("_") for name in vars(structure.kind)["_fields"]]
+        assert ours == [field.name for field in fields if not field.length and field.kind != "char"]
+
+
+@needs_header
+def test_what_is_put_together_of_several_structures(header: Header) -> None:
+    assert {name: header.size(name) for name in COMPOSED} == COMPOSED
+
+
+@needs_header
+@pytest.mark.parametrize(
+    ("prefix", "numbers"),
+    [("FUSE_", Opcode), ("FUSE_", Init), ("FOPEN_", Fopen), ("FATTR_", Fattr), ("FUSE_NOTIFY_", Notify)],
+)
+def test_numbers_are_those_of_the_header(prefix: str, numbers: Any, header: Header) -> None:
+    known = {name: value for name, (value, _) in NEWER.items()} | header.numbers
+    for number in numbers:
+        assert known[prefix + number.name] == number, number
+
+
+@needs_header
+def test_other_numbers(header: Header) -> None:
+    assert header.numbers["FUSE_ROOT_ID"] == protocol.ROOT_ID
+    assert header.numbers["FUSE_GETATTR_FH"] == protocol.GETATTR_FH
+    assert header.numbers["FUSE_KERNEL_VERSION"] == protocol.MAJOR
+    assert header.numbers["FUSE_MIN_READ_BUFFER"] == protocol.MIN_READ_BUFFER
+    assert header.numbers["FUSE_WRITE_CACHE"] == protocol.WRITE_CACHE
+
+
+# The beginning
+
+
+def test_only_what_the_kernel_offers_is_asked_for() -> None:
+    offered = Init.ASYNC_READ | Init.MAX_PAGES | Init.INIT_EXT
+    answer = agree(InitIn(7, 36, 131072, int(offered) | 1 << 16, 0))
+    assert (answer.minor, answer.flags, answer.flags2) == (36, offered, 0)
+    everything = agree(InitIn(7, 99, 131072, 0xFFFFFFFF, 0xFFFFFFFF))
+    assert everything.minor == protocol.MINOR
+    assert everything.flags2 << 32 == Init.DIRECT_IO_ALLOW_MMAP
+
+
+def test_without_init_ext_the_second_flags_mean_nothing() -> None:
+    assert agree(InitIn(7, 31, 0, 0, 0xFFFFFFFF)).flags2 == 0
+
+
+def test_a_kernel_that_is_too_old_is_told() -> None:
+    with pytest.raises(OSError, match=r"7\.23"):
+        agree(InitIn(7, 23, 0, 0, 0))
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_both_lengths_of_init_are_read(length: int) -> None:
+    body = struct.pack("=IIII", 7, 31, 4096, 8).ljust(length, b"\0")
+    assert read_init(request(Opcode.INIT, body, 5)) == (5, InitIn(7, 31, 4096, 8, 0))
+
+
+def test_another_beginning_is_refused() -> None:
+    with pytest.raises(protocol.Malformed):
+        read_init(request(Opcode.LOOKUP, b"name\0"))
+
+
+# Requests
+
+
+def request(opcode: int, body: bytes, unique: int = 1, nodeid: int = 1, uid: int = 0) -> bytes:
+    """As the kernel sends it."""
+    size = protocol.IN_HEADER.size + len(body)
+    return protocol.IN_HEADER.pack(size, opcode, unique, nodeid, uid, 0, 0, 0, 0) + body
+
+
+class Kernel:
+    """The other end of a mount."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._theirs = theirs
+        self._unique = 2
+        client = stack.client()
+        operations = Operations(client.vfs, Notifications(theirs.fileno()), Owners(0, 0, 0, 0), trusted=False)
+        self._loop = Loop(theirs.fileno(), operations, client.vfs.calls)
+        self._loop.start()
+
+    def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
+        """``(errno, what was answered)``. Notifications that come before it are as good as carried out."""
+        self._unique += 2
+        self._socket.sendall(request(opcode, body, self._unique, nodeid))
+        if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
+            return 0, b""
+        while True:
+            data = self._socket.recv(1 << 21)
+            head = protocol.OUT_HEADER.read(data)
+            assert head.len == len(data)
+            if head.unique == self._unique:
+                return -head.error, data[protocol.OUT_HEADER.size :]
+
+    def create(self, name: bytes, nodeid: int = 1) -> tuple[int, int]:
+        """``(inode, handle)`` of a new file."""
+        body = protocol.CREATE_IN.pack(0o102, 0o644, 0, 0) + name + b"\0"
+        number, answer = self.ask(Opcode.CREATE, body, nodeid)
+        assert number == 0
+        opened = protocol.OPEN_OUT.read(answer, COMPOSED["fuse_entry_out"])
+        return protocol.ENTRY_OUT.read(answer).nodeid, opened.fh
+
+    def close(self) -> None:
+        """The mount is gone."""
+        self._socket.close()
+        self._loop.stop(5)
+        self._theirs.close()
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """One that has mounted a realm with a file and a directory."""
+    with Stack(tmp_path_factory.mktemp("stack")) as stack:
+        found = Kernel(stack)
+        yield found
+        found.close()
+
+
+def test_a_file_from_its_making_to_its_end(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"file")
+    write = protocol.WRITE_IN.pack(number, 0, 5, 0, 0, 0o2, 0)
+    assert kernel.ask(Opcode.WRITE, write + b"hello", ino) == (0, protocol.WRITE_OUT.pack(5, 0))
+    read = protocol.READ_IN.pack(number, 1, 100, 0, 0, 0, 0)
+    assert kernel.ask(Opcode.READ, read, ino) == (0, b"ello")
+    assert kernel.ask(Opcode.FLUSH, protocol.FLUSH_IN.pack(number, 0, 0, 0), ino) == (0, b"")
+    assert kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino) == (0, b"")
+    assert kernel.ask(Opcode.READ, read, ino)[0] == errno.EBADF
+    status, answer = kernel.ask(Opcode.LOOKUP, b"file\0")
+    attr = protocol.ATTR.read(answer, protocol.ENTRY_OUT.size)
+    assert (status, attr.ino, attr.size, stat.S_ISREG(attr.mode)) == (0, ino, 5, True)
+    kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(2), ino)
+    assert kernel.ask(Opcode.UNLINK, b"file\0") == (0, b"")
+    assert kernel.ask(Opcode.LOOKUP, b"file\0")[0] == errno.ENOENT
+
+
+@pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
+def test_a_listing_is_cut_into_what_fits_and_goes_on(kernel: Kernel, opcode: Opcode) -> None:
+    folder = b"folder-%d" % opcode
+    _, answer = kernel.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + folder + b"\0")
+    ino = protocol.ENTRY_OUT.read(answer).nodeid
+    expected = [b".", b".."]
+    for index in range(20):
+        name = b"n" * index + b"-%02d" % index
+        kernel.ask(Opcode.MKNOD, protocol.MKNOD_IN.pack(0o100644, 0, 0, 0) + name + b"\0", ino)
+        expected.append(name)
+    _, answer = kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0), ino)
+    number = protocol.OPEN_OUT.read(answer).fh
+    names: dict[int, bytes] = {}
+    offset, head = 0, COMPOSED["fuse_entry_out"] if opcode == Opcode.READDIRPLUS else 0
+    while True:
+        status, answer = kernel.ask(opcode, protocol.READ_IN.pack(number, offset, 450, 0, 0, 0, 0), ino)
+        assert status == 0
+        assert len(answer) <= 450
+        if not answer:
+            break
+        while answer:
+            entry = protocol.DIRENT.read(answer, head)
+            first = head + protocol.DIRENT.size
+            names[entry.off] = answer[first : first + entry.namelen]
+            answer, offset = answer[-(-(first + entry.namelen) // 8) * 8 :], entry.off
+    assert sorted(names.values()) == sorted(expected)
+    again = protocol.READ_IN.pack(number, 3, 450, 0, 0, 0, 0)
+    _, answer = kernel.ask(opcode, again, ino)
+    assert protocol.DIRENT.read(answer, head).off == 4
+    assert kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)[0] == 0
+
+
+def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"noted")
+    value = b"a value"
+    body = protocol.SETXATTR_IN.pack(len(value), 0) + b"user.note\0" + value
+    assert kernel.ask(Opcode.SETXATTR, body, ino) == (0, b"")
+
+    def get(size: int) -> tuple[int, bytes]:
+        return kernel.ask(Opcode.GETXATTR, protocol.GETXATTR_IN.pack(size, 0) + b"user.note\0", ino)
+
+    assert get(0) == (0, protocol.GETXATTR_OUT.pack(7, 0))
+    assert get(7) == (0, value)
+    assert get(6) == (errno.ERANGE, b"")
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+
+
+def test_offsets_and_times_beyond_what_there_is(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"far")
+    read = protocol.READ_IN.pack(number, 2**64 - 1, 100, 0, 0, 0, 0)
+    assert kernel.ask(Opcode.READ, read, ino)[0] == errno.EINVAL
+    fields = protocol.SETATTR_IN.kind(*[0] * 16)._replace(valid=Fattr.MTIME, mtime=10**12)
+    status, answer = kernel.ask(Opcode.SETATTR, protocol.SETATTR_IN.pack(*fields), ino)
+    attr = protocol.ATTR.read(answer, protocol.ATTR_OUT.size)
+    assert (status, attr.mtime, attr.mtimensec) == (0, *divmod(2**63 - 1, 10**9))
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+
+
+def test_what_is_not_known_is_said_so(kernel: Kernel) -> None:
+    assert kernel.ask(999) == (errno.ENOSYS, b"")
+    assert kernel.ask(Opcode.IOCTL) == (errno.ENOTTY, b"")
+    assert kernel.ask(Opcode.TMPFILE) == (errno.EOPNOTSUPP, b"")
+
+
+def test_a_request_that_is_no_request_is_not_the_end(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.CRITICAL):
+        assert kernel.ask(Opcode.LOOKUP, b"no end") == (errno.EINVAL, b"")
+        assert kernel.ask(Opcode.SETATTR, b"short") == (errno.EINVAL, b"")
+        kernel.ask(Opcode.BATCH_FORGET, protocol.BATCH_FORGET_IN.pack(2**32 - 1, 0))
+        assert kernel.ask(Opcode.STATFS)[0] == 0
+
+
+WORDS = st.one_of(st.sampled_from([0, 1, 2, 3, 4096, 2**31, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
+BODIES = st.tuples(
+    st.lists(WORDS, max_size=12).map(lambda words: b"".join(word.to_bytes(8, "little") for word in words)),
+    st.sampled_from([b"", b"\0", b"noted\0", b"other\0", b"a/b\0", b"x\0y\0", b"." * 300 + b"\0"]),
+    st.binary(max_size=40),
+).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(Opcode), st.one_of(st.integers(0, 5), WORDS), BODIES)
+def test_whatever_comes_is_answered(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture, opcode: Opcode, nodeid: int, body: bytes
+) -> None:
+    caplog.clear()
+    status, _ = kernel.ask(opcode, body, nodeid)
+    assert status in errno.errorcode or status == 0
+    unforeseen = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert not unforeseen, unforeseen
+    caplog.clear()
