@@ -33,6 +33,7 @@ NEWER = {
     "FUSE_COPY_FILE_RANGE_64": (53, "6.18"),
     "FUSE_NOTIFY_RESEND": (7, "6.9"),
     "FUSE_DIRECT_IO_ALLOW_MMAP": (1 << 36, "6.6"),
+    "FUSE_HAS_RESEND": (1 << 39, "6.9"),
     "FUSE_UNIQUE_RESEND": (1 << 63, "6.9"),
 }
 """What the header may be too old for: the number, and the first Linux that has it."""
