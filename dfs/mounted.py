@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -76,6 +77,9 @@ def words(options: MountOptions, user: str) -> list[str]:
 def _prepare() -> None:
     from servers.logs import set_up_logging
 
+    # Each open inode takes a descriptor: the worker must not run out of them before its callers do.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_logging("info")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable
 
@@ -31,7 +30,6 @@ def run(
     """Mounts and serves until unmounted, or ended by a signal; then writes back what is dirty. ``proxy`` is
     of a session of the mount's own; ``worker`` is this process for its keeper, if it has one. Raises OSError
     if it cannot be mounted."""
-    _allow_many_files()
     recovery = Recovery(proxy, copies)
     if proxy.slate.init_answer is None:  # else programs wait: in the background, and before a file is opened
         recovery.run()
@@ -43,12 +41,6 @@ def run(
     finally:
         recovery.close()
         vfs.close()
-
-
-def _allow_many_files() -> None:
-    """Each open inode takes a descriptor: the daemon must not run out of them before its callers do."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _serve(

@@ -39,6 +39,11 @@ STEADY_SECONDS = 10.0
 """A worker that lived so long is followed at once."""
 
 PAUSE_SECONDS_MAX = 5.0
+
+HURRIED_MAX = 6
+"""When so many workers in a row died sooner than that, the next one would too: the mount ends, and programs
+hear that it is gone instead of waiting for ever."""
+
 MESSAGE_BYTES_MAX = 65536
 
 _PR_SET_PDEATHSIG = 1
@@ -161,6 +166,8 @@ class Keeper:
                     log.warning("the new version of the worker is not ready; the old one goes on")
                     self._wanted = self._proven
                 hurried = 0 if time.monotonic() - began > STEADY_SECONDS else hurried + 1
+                if hurried == HURRIED_MAX:
+                    raise problem or DfsError(f"{hurried} workers in a row died at once: the mount ends")
                 if hurried > 1:
                     time.sleep(min(0.1 * 2**hurried, PAUSE_SECONDS_MAX))
 
