@@ -73,7 +73,7 @@ import faulthandler
 faulthandler.register(signal.SIGUSR1)
 line.tell(Ready())
 while not turn: signal.pause()
-if len(turn) == 1: os.kill(os.getpid(), signal.SIGSTOP)
+while len(turn) == 1: os.kill(os.getpid(), signal.SIGSTOP)
 """
     assert run(memory, script, hang_seconds=1.0) == 3
     assert capfd.readouterr().err.count("most recent call first") == 2
