@@ -8,6 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
+# Three modules of tests at a time, also on two cores: many wait for what they have stopped to come back.
+# The long ones come first (see tests/conftest.py).
+AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
 .PHONY: run test fuse clean
 
 run: $(VENV)/installed fuse
@@ -18,7 +22,7 @@ test: $(VENV)/installed-dev fuse
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 # What the file system needs of the machine: libfuse 3 and fusermount3.
 fuse:

@@ -123,7 +123,9 @@ class Changes:
         later = bool(self.fresh) or size != record.size or self.keep_since < record.size
         return Pending(record.commit_id, chunk_ids, later)
 
-    def record(self, base: int, size: int, exact: bool, origin: tuple[int, bytes] | None) -> DirtyRecord:
+    def record(
+        self, base: int, size: int, exact: bool, origin: tuple[int, bytes] | None, past_us: bool
+    ) -> DirtyRecord:
         """What is stored."""
         return DirtyRecord(
             base,
@@ -136,6 +138,7 @@ class Changes:
             self.fresh.edges,
             *(origin or (0, b"")),
             self.pending,
+            past_us,
         )
 
     @classmethod

@@ -104,6 +104,11 @@ class ChunkMap:
         """What is at these indices must be learned again."""
         self.ready.remove(first, end)
 
+    def give_up(self, keep_size: int) -> None:
+        """The file has nothing any more of a base that is kept up to ``keep_size``."""
+        self.held.clear()
+        self.ready = IndexSet((chunk_count(keep_size), END))
+
     def is_hole(self, index: int, dirty: bool) -> bool:
         """Whether there are only zeros here. Raises NeedsManifest."""
         if index in self.ready:

@@ -131,7 +131,10 @@ class CopyStore:
         found: list[tuple[float, int, int]] = []
         for folder in self._copies.iterdir():
             with os.scandir(folder) as files:
-                for file in filter(lambda file: file.name.isdigit(), files):
+                for file in files:
+                    if not file.name.isdigit():
+                        os.unlink(file.path)  # begun when another file was left to its borrowers
+                        continue
                     status = file.stat(follow_symlinks=False)
                     found.append((status.st_mtime, int(file.name), status.st_blocks * 512))
         found.sort()
@@ -151,8 +154,9 @@ class CopyStore:
             if copy.openers or self._closed:
                 return
             del self._open[copy.ino]
-            before, is_dirty = copy.allocated, copy.must_stay
+            before = copy.allocated
             self._settle(copy)
+            is_dirty = copy.must_stay or copy.is_past_us
             self._add(copy.allocated - before)
             (self._dirty if is_dirty else self._kept)[copy.ino] = copy.allocated
             forced = self._doomed.pop(copy.ino, None)

@@ -73,7 +73,8 @@ class PendingRecord(msgspec.Struct, frozen=True, array_like=True):
 
 class DirtyRecord(msgspec.Struct, frozen=True, array_like=True):
     """See cache.changes for what the fields mean. With ``exact`` the copy has ``size`` bytes whatever the
-    file's length is; without, the file may have grown since."""
+    file's length is; without, the file may have grown since. With ``past_us`` any chunk may have been changed
+    that the record does not name (see cache.lending)."""
 
     base: int
     base_size: int
@@ -86,6 +87,7 @@ class DirtyRecord(msgspec.Struct, frozen=True, array_like=True):
     parent: int
     name: bytes
     pending: PendingRecord | None
+    past_us: bool = False
 
 
 class _Foreign(ValueError):
@@ -150,14 +152,14 @@ class Index:
         self._put(_MARK, Mark(_boot_id(), all_true, self.era))
         self._cache.close()
 
-    def clean(self, ino: int) -> CleanRecord | None:
-        """The clean record, if there is one that can be believed."""
+    def clean(self, ino: int, *, any_era: bool = False) -> CleanRecord | None:
+        """The clean record, if there is one that can be believed; with ``any_era`` also if not."""
         try:
             record = self._get(ino, CleanRecord)
         except BadMessage as error:
             log.warning("inode %d: %s", ino, error.detail)
             return None
-        return record if record is not None and record.era == self.era else None
+        return record if record is not None and (any_era or record.era == self.era) else None
 
     def dirty(self, ino: int) -> DirtyRecord | None:
         """The dirty record. Raises EIO if it is there and cannot be read: what is dirty is not given up."""

@@ -9,27 +9,24 @@ killed. The rules, of which each method says how it keeps them:
    loaded is punched wherever no record names a chunk.
 4. The file's length is the copy's size. Where a kill can come between the two, the record says which
    one is right (``exact``).
+
+What holds when the kernel reads and writes the file itself, past this process: cache.lending, rules 5 to 8.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 
 from cache.changes import Changes, Dirty, Pending
 from cache.chunks import ChunkMap, NeedsManifest
 from cache.holes import next_place
 from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
-from cache.indices import END, IndexSet
-from cache.records import Records
-from cache.sparse import SparseFile
+from cache.indices import IndexSet
+from cache.lending import NO_LIMIT, Lendable
 from wire.chunking import chunk_count, pieces
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.directory import ChunkAt
 
-RECORD_CHUNKS_MAX = 1024
-"""A copy that holds more chunks than this stores its clean record at the last close only."""
 
-
-class LocalCopy:
+class LocalCopy(Lendable):
     """One inode's copy; made by ``CopyStore.open``. Thread-safe.
 
     ``version`` is the version of the base (0: there is none), ``size`` what this copy shows, changes
@@ -47,20 +44,9 @@ class LocalCopy:
         on_close: Callable[["LocalCopy"], None],
         on_growth: Callable[[int], None],
     ) -> None:
-        self.ino = ino
-        self.size = 0
-        self.version = 0
+        super().__init__(ino, path, index, on_growth)
         self.openers = 0  # the store's
-        self._era = index.era
-        self._records = Records(ino, index)
         self._on_close = on_close
-        self._on_growth = on_growth
-        self._lock = threading.Lock()
-        self._chunks = ChunkMap()
-        self._changes = Changes()
-        self._origin: tuple[int, bytes] | None = None
-        self._exact = False
-        self._file = SparseFile(path)
         try:
             self._load(*self._records.load())
             self._allocated = self._file.allocated()
@@ -80,10 +66,12 @@ class LocalCopy:
         Raises ValueError while dirty.
         """
         with self._lock:
+            self._rescan()
             if self._changes.any(self.size):
                 raise ValueError("a dirty copy cannot move to another version")
             if (version, size) == (self.version, self.size):
                 return
+            self._go_on_alone()
             self._records.drop_idle()
             if size < self.size:
                 self._records.retract()  # rule 2
@@ -101,7 +89,7 @@ class LocalCopy:
         with self._lock:
             end = min(first + count, chunk_count(self._changes.keep_size))
             outdated = self._chunks.learn(first, end, chunks)
-            if outdated:
+            if outdated:  # then the copy is not complete, nor lent: rule 5
                 self._records.retract()  # rule 2
             for index in outdated:
                 self._file.punch(index * CHUNK_BYTES, CHUNK_BYTES)
@@ -186,6 +174,8 @@ class LocalCopy:
         index = offset // CHUNK_BYTES
         growth = 0
         with self._lock:
+            if self._past_us:
+                self._take_size()
             # Most writes go on in a chunk that is recorded already.
             if index == (end - 1) // CHUNK_BYTES and self._is_recorded(index, end):
                 self._file.write(offset, data)
@@ -199,8 +189,11 @@ class LocalCopy:
     def punch(self, offset: int, size: int) -> None:
         """Zeros, within the copy's size; they take no room. Raises ValueError as ``write`` does."""
         with self._lock:
+            if self._past_us:
+                self._take_size()
             for index, start, length in pieces(offset, max(min(size, self.size - offset), 0)):
-                if index in self._chunks.ready and self._chunks.is_hole(index, self._is_dirty(index)):
+                is_ready = index in self._chunks.ready and not self._past_us
+                if is_ready and self._chunks.is_hole(index, self._is_dirty(index)):
                     continue
                 at = index * CHUNK_BYTES + start
                 self._check_here(index, at, at + length)
@@ -212,6 +205,8 @@ class LocalCopy:
     def truncate(self, size: int) -> None:
         """Cuts, or grows with zeros. Raises ValueError if the chunk that is cut in two is not here."""
         with self._lock:
+            if self._past_us:
+                self._take_size()
             if size < self.size:
                 self._shrink(size)
             elif size > self.size:
@@ -284,11 +279,13 @@ class LocalCopy:
     def discard(self) -> None:
         """Gives up what is dirty: the copy shows its base again."""
         with self._lock:
+            self._rescan()
             changes = self._changes
             if not self.must_stay:
                 return
             self._records.forget()  # rules 1 and 2
             self._exact = False
+            self._go_on_alone()
             self._file.resize(min(self.size, changes.base_size))
             self._file.resize(changes.base_size)
             lost = changes.dirty
@@ -321,9 +318,10 @@ class LocalCopy:
         OSError if the index fails: what was not stored is fetched again."""
         with self._lock:
             try:
+                self._rescan()
                 self._measure()
                 self._file.stamp(seconds)
-                if not self.must_stay:
+                if not self.must_stay and not self._past_us:
                     self._records.drop_idle()
                 if self._records.is_old and not self.is_empty:
                     self._records.save_clean(self._clean_record())
@@ -355,6 +353,7 @@ class LocalCopy:
         if dirty is not None:
             self.size = dirty.size if dirty.exact else max(self._file.size(), dirty.size)
             self.version, self._exact = dirty.base, dirty.exact
+            self._past_us = self._mapped = dirty.past_us
             self._changes = Changes.restored(dirty, self.size)
             self._origin = (dirty.parent, dirty.name) if dirty.parent else None
         elif clean is not None:
@@ -365,16 +364,29 @@ class LocalCopy:
         if clean is not None:
             self._chunks.restore(clean, self.version, chunk_count(self._changes.keep_size), changed)
         self._chunks.ready.update(changed)
-        if self._file.size() != self.size:
+        if self._past_us:
+            self._unscanned = 1
             self._file.resize(self.size)
-        self._punch_unclaimed(changed)
+            self._rescan()
+        else:
+            self._clear_away(changed)
 
-    def _punch_unclaimed(self, claimed: IndexSet) -> None:
-        # Rule 3.
+    def _clear_away(self, claimed: IndexSet) -> None:
+        # Rules 3 and 4.
         for index in self._chunks.held:
             claimed.add(index)
-        for first, end in claimed.gaps(0, chunk_count(self.size)):
-            self._file.punch(first * CHUNK_BYTES, (end - first) * CHUNK_BYTES)
+        unclaimed = [
+            (first * CHUNK_BYTES, (end - first) * CHUNK_BYTES)
+            for first, end in claimed.gaps(0, chunk_count(self.size))
+            if self._file.has_data(first * CHUNK_BYTES, (end - first) * CHUNK_BYTES)
+        ]
+        if not unclaimed and self._file.size() == self.size:
+            return
+        if self._file.is_borrowed():  # rule 6; by whoever survived the kill
+            self._file.leave(NO_LIMIT)
+        self._file.resize(self.size)
+        for start, length in unclaimed:
+            self._file.punch(start, length)
 
     def _is_dirty(self, index: int) -> bool:
         return index in self._changes.fresh or index in self._changes.frozen
@@ -454,6 +466,9 @@ class LocalCopy:
         self._file.resize(size)
         changes.limit(size)
         self._chunks.cut(chunk_count(size))
+        if self._past_us:  # it may grow past us again: rule 7
+            self._exact = False
+            self._save_dirty()
 
     def _grow(self, size: int) -> None:
         # The length comes first: a length that the file system refuses must never be recorded.
@@ -474,28 +489,3 @@ class LocalCopy:
         if rest and index in self._chunks.held:
             del self._chunks.held[index]
             self._file.punch(index * CHUNK_BYTES, CHUNK_BYTES)
-
-    def _save_dirty(self) -> None:
-        self._records.save_dirty(self._dirty_record())
-
-    def _save_both(self) -> None:
-        still_dirty = self._changes.any(self.size)
-        self._exact = self._exact and still_dirty
-        small = len(self._chunks.held) <= RECORD_CHUNKS_MAX
-        self._records.save_both(
-            self._clean_record() if small else None, self._dirty_record() if still_dirty else None
-        )
-
-    def _dirty_record(self) -> DirtyRecord:
-        return self._changes.record(self.version, self.size, self._exact, self._origin)
-
-    def _clean_record(self) -> CleanRecord:
-        changes = self._changes
-        verified = self._chunks.ready.copy()
-        verified.remove(chunk_count(changes.keep_size), END)
-        verified.difference_update(changes.dirty)
-        return self._chunks.record(self._era, self.version, changes.base_size, verified)
-
-    def _measure(self) -> int:
-        before, self._allocated = self._allocated, self._file.allocated()
-        return self._allocated - before

@@ -25,7 +25,9 @@ class Records:
 
     def load(self) -> tuple[CleanRecord | None, DirtyRecord | None]:
         """What was stored."""
-        clean, dirty = self._index.clean(self._ino), self._index.dirty(self._ino)
+        dirty = self._index.dirty(self._ino)
+        # What was perhaps written past us is compared with the record: that needs not be believed.
+        clean = self._index.clean(self._ino, any_era=dirty is not None and dirty.past_us)
         self._has_clean, self.has_dirty = clean is not None, dirty is not None
         return clean, dirty
 

@@ -1,14 +1,23 @@
-"""One sparse file of a local copy: positional reads and writes, holes, and what it takes on the disk."""
+"""One sparse file of a local copy: positional reads and writes, holes, what it takes on the disk, and who
+else has it open.
+"""
 
 import ctypes
 import errno
+import fcntl
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # <linux/falloc.h>
+_SETSIG, _FICLONE = 10, 0x40049409  # <fcntl.h>, <linux/fs.h>
 _ZEROS = bytes(1024 * 1024)
+_MARK_NS = 10**9
+"""No file was written at this time, one second after the epoch. Every file system keeps whole seconds."""
 
 
 class SparseFile:
@@ -17,9 +26,10 @@ class SparseFile:
     All methods raise OSError as the system calls do.
     """
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_path")
 
     def __init__(self, path: str) -> None:
+        self._path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(path, flags, 0o600)
@@ -40,6 +50,10 @@ class SparseFile:
     def size(self) -> int:
         """The length."""
         return os.fstat(self._fd).st_size
+
+    def number(self) -> int:
+        """The inode number: which file this is, as long as anybody has it open."""
+        return os.fstat(self._fd).st_ino
 
     def allocated(self) -> int:
         """What it really takes."""
@@ -100,3 +114,101 @@ class SparseFile:
             if error.errno == errno.ENXIO:
                 return None
             raise
+
+    def chunks_with_data(self, chunk_bytes: int) -> Iterator[int]:
+        """The indices of the parts of ``chunk_bytes`` each in which anything but holes is."""
+        index = 0
+        while True:
+            try:
+                index = os.lseek(self._fd, index * chunk_bytes, os.SEEK_DATA) // chunk_bytes
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            yield index
+            index += 1
+
+    # Borrowers: who else has the file open, or mapped
+
+    def reopened(self, *, writes: bool) -> int:
+        """A descriptor for a borrower, who closes it: an open file of its own, which ``is_borrowed`` sees."""
+        mode = os.O_RDWR if writes else os.O_RDONLY
+        return os.open(f"/proc/self/fd/{self._fd}", mode | os.O_CLOEXEC)
+
+    def is_borrowed(self) -> bool | None:
+        """Whether anybody else has the file open, or mapped; None if this file system cannot tell.
+
+        The kernel grants a lease for writing to nobody but the only one who has a file open. It is given
+        back at once: who opens the file meanwhile waits so long, and the signal that tells us of him is one
+        that is ignored.
+        """
+        fcntl.fcntl(self._fd, _SETSIG, signal.SIGURG)
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            return True if error.errno in (errno.EAGAIN, errno.EACCES) else None
+        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+
+    def mark(self) -> None:
+        """From now on ``written_at`` tells whether anybody writes. Whoever is in the middle of a write(2) has
+        the inode's lock, for which this waits: what he writes is in the file afterwards, and what begins
+        later takes the mark away."""
+        os.utime(self._fd, ns=(_MARK_NS, _MARK_NS))
+
+    def written_at(self) -> int:
+        """When the last write(2) since the mark was, in nanoseconds since the epoch; 0: there was none. What
+        is written through maps does not always show."""
+        modified = os.fstat(self._fd).st_mtime_ns
+        return 0 if modified == _MARK_NS else modified
+
+    def leave(self, content_max: int) -> bool:
+        """Leaves the file to its borrowers, and goes on with another one, of the same content, under the same
+        path. False, and nothing has happened, if that were more than ``content_max`` bytes to be copied."""
+        twin = self._twin()
+        try:
+            if not self._share_with(twin):
+                if self.allocated() > content_max:
+                    return False
+                self._copy_to(twin)
+            self._go_on_with(twin)
+            return True
+        finally:
+            self._drop_twin(twin)
+
+    def leave_empty(self) -> None:
+        """As ``leave``, with nothing but a hole of the same length."""
+        twin = self._twin()
+        try:
+            os.ftruncate(twin, self.size())
+            self._go_on_with(twin)
+        finally:
+            self._drop_twin(twin)
+
+    def _twin(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(f"{self._path}.new", flags, 0o600)
+
+    def _share_with(self, twin: int) -> bool:
+        try:
+            fcntl.ioctl(twin, _FICLONE, self._fd)
+        except OSError:
+            return False
+        return True
+
+    def _copy_to(self, twin: int) -> None:
+        step = len(_ZEROS)
+        for index in self.chunks_with_data(step):
+            data = os.pread(self._fd, step, index * step)
+            if os.pwrite(twin, data, index * step) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(twin, max(self.size(), os.fstat(twin).st_size))
+
+    def _go_on_with(self, twin: int) -> None:
+        os.rename(f"{self._path}.new", self._path)
+        os.dup2(twin, self._fd, inheritable=False)  # who reads just now reads the one or the other
+
+    def _drop_twin(self, twin: int) -> None:
+        os.close(twin)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self._path}.new")

@@ -1,4 +1,4 @@
-"""``dfs bench``: how fast a directory is, alone or beside another one."""
+"""``dfs bench``: how fast a directory is, alone or beside others."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +24,11 @@ QUICK = Load(size_bytes=4 * 1024 * 1024, files=100, random_seconds=0.05)
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option(
-    "--against", metavar="DIR", type=click.Path(path_type=Path), help="Another directory to compare with."
+    "--against",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Another directory to compare with; may be given several times.",
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print a list of objects instead of a table.")
 @click.option(
@@ -36,7 +40,7 @@ QUICK = Load(size_bytes=4 * 1024 * 1024, files=100, random_seconds=0.05)
 @click.option("--quick", is_flag=True, help="A few seconds with little data: a look, not a measurement.")
 def bench(
     mountpoint: Path,
-    against: Path | None,
+    against: tuple[Path, ...],
     json_wanted: bool,
     size: int | None,
     files: int | None,
@@ -45,16 +49,16 @@ def bench(
     """Measure how fast the directory MOUNTPOINT is.
 
     Works in any directory, mounted or not, in a temporary folder that is removed at the end. With --against
-    both directories are measured by turns, and the ratio says how many times as fast MOUNTPOINT is.
+    the directories are measured by turns, and the ratios say how many times as fast MOUNTPOINT is.
     """
     load = QUICK if quick else FULL
     load = replace(load, size_bytes=size or load.size_bytes, files=files or load.files)
-    figures = _measure([mountpoint, against] if against else [mountpoint], load)
+    figures = _measure([mountpoint, *against], load)
     if json_wanted:
         click.echo(as_json(figures))
     else:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
-        console.print(as_table(figures, ROUNDS, str(against or "")))
+        console.print(as_table(figures, ROUNDS, [str(path) for path in against]))
 
 
 def _measure(directories: list[Path], load: Load) -> list[Figure]:

@@ -99,7 +99,7 @@ def status(root: Path, realm: str | None, as_json: bool) -> int:
     from dfs import exits
 
     mounts = [_mount(record) for record in records()]
-    found = _local(root, realm) or _remote(realm or DEFAULT_REALM)
+    found = local_status(root, realm) or _remote(realm or DEFAULT_REALM)
     shown = msgspec.structs.replace(found, mounts=mounts)
     if as_json:
         click.echo(msgspec.json.encode(shown).decode())
@@ -129,8 +129,9 @@ def _unsaved(record: MountRecord) -> int | None:
         return None
 
 
-def _local(root: Path, realm: str | None) -> Status | None:
-    """By the supervisor of ``root``; None if it does not run, or runs another realm than ``realm``."""
+def local_status(root: Path, realm: str | None = None) -> Status | None:
+    """What the supervisor of ``root`` says, without the mounts; None if it does not run, or runs another
+    realm than ``realm``."""
     from servers.supervision import RealmRoot
     from servers.supervision_control import Ask, ask
 

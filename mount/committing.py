@@ -87,8 +87,10 @@ class Committer:
                 raise
 
     def _commit(self, node: Node) -> None:
-        if (node.lock is None or node.lock_lost) and (node.copy.dirty or node.pending):
-            self._regain(node)
+        if node.lock is None or node.lock_lost:
+            node.rescan()
+            if node.copy.dirty or node.pending:
+                self._regain(node)
         covered = False
         while not covered:
             is_of_now = node.unsent is None  # else it was begun before what was written since
@@ -103,6 +105,7 @@ class Committer:
     def _prepare(self, node: Node) -> Commit | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
         with node.guard:
+            node.rescan()
             if not node.copy.dirty and not node.pending:
                 return None
             snapshot = node.copy.snapshot_dirty()
@@ -222,6 +225,7 @@ class Committer:
                 if node.unsent is not None:
                     node.unsent = msgspec.structs.replace(node.unsent, grant=lock.grant)
                 return
+            node.rescan(home=True)
         if node.copy.dirty:
             self._give_way(node, attr)
         if attr is not None:
@@ -240,6 +244,7 @@ class Committer:
         """The loser of a conflict: its content is kept beside the winner's, and its handles say so."""
         with node.guard:  # from here on nothing is written that the copy would not have
             node.failure = Conflict(why)
+            node.rescan(home=True)
         name = save_conflict_copy(self._proxy, self._reader, node)
         error = Conflict(f"{why}; this content is in {os.fsdecode(name)!r}")
         with node.guard:

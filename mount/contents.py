@@ -114,6 +114,7 @@ class Contents(Tree):
         """Cuts or extends the local copy. A file that has the size already is only touched."""
         with node.guard:
             node.check()
+            node.copy.look()
             if size == node.copy.size:
                 node.pending = replace(node.pending, mtime=time.time_ns())
         self._alter(
@@ -137,6 +138,7 @@ class Contents(Tree):
         while True:
             with node.guard:
                 node.check()
+                node.copy.look()
                 offset, size = place(node.copy.size)
                 if size <= 0:
                     return offset

@@ -123,21 +123,23 @@ class Node:
     def shown_attr(self) -> Attr:
         """The attributes as this mount shows them: of the version shown, with what is dirty."""
         with self.guard:
-            if not self.copy.dirty and not self.pending:
+            past_us = self.copy.look()
+            if not self.copy.dirty and not self.pending and not past_us:
                 return self.attr
             mode = self.attr.mode
-            if self.written_at:
+            written_at = past_us or self.written_at
+            if written_at:
                 mode = mode_without_privileges(mode)
             if self.pending.mode is not None:
                 mode = self.pending.mode
-            written = self.written_at or self.attr.mtime
+            written = written_at or self.attr.mtime
             return msgspec.structs.replace(
                 self.attr,
                 size=self.copy.size,
                 mode=mode,
                 atime=self.attr.atime if self.pending.atime is None else self.pending.atime,
-                mtime=written if self.pending.mtime is None else self.pending.mtime,
-                ctime=max(self.attr.ctime, self.written_at),
+                mtime=written if past_us or self.pending.mtime is None else self.pending.mtime,
+                ctime=max(self.attr.ctime, written_at),
             )
 
     def accept(self, attr: Attr, *, may_move: bool = True) -> None:
@@ -147,6 +149,8 @@ class Node:
         itself when it sees another size, and keeps them otherwise.
         """
         with self.guard:
+            if attr.version > self.copy.version and not self.is_ours:
+                self.rescan(home=True)
             if attr.version != self.copy.version:
                 stays = not may_move and attr.size == self.copy.size
                 if self.is_ours or (stays and attr.version > self.copy.version):
@@ -194,6 +198,19 @@ class Node:
         """Under guard: what was set explicitly will not be committed."""
         self.sent = PendingAttrs()
         self.pending = PendingAttrs()
+
+    def rescan(self, *, home: bool = False) -> None:
+        """Takes notice of what the kernel has written into the copy past this process: to be called before
+        ``copy.dirty`` is asked for by who acts on it, and before a time is set. With ``home`` it is the last
+        time: what is still written goes to nobody, so the handles must be told, and nothing moves away."""
+        with self.guard:
+            if not self.copy.is_past_us:
+                return
+            self.uploaded.clear()  # also of chunks that were dirty already
+            written_at = self.copy.take_home() if home else self.copy.rescan()
+            if written_at:
+                self.written_at = written_at
+                self.pending = replace(self.pending, mtime=None if self.copy.dirty else written_at)
 
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
 
+NOTHING_WRITTEN = "it was open for writing, and nothing was written"
+
 
 class Recovery:
     """The dirty copies that a mount finds in its cache folder, until each is settled. To be made before
@@ -87,7 +89,9 @@ class Recovery:
         with attempts.turn():
             if ino in self._left:
                 with closing(self._copies.open(ino)) as copy:
-                    log.warning("inode %d: %s", ino, _recover(self._proxy, copy))
+                    outcome = _recover(self._proxy, copy)
+                level = logging.INFO if outcome == NOTHING_WRITTEN else logging.WARNING
+                log.log(level, "inode %d: %s", ino, outcome)
                 self._left.remove(ino)
         return True
 
@@ -120,6 +124,8 @@ def _recover(proxy: Proxy, copy: LocalCopy) -> str:
                 return "its last commit had arrived"
         elif attr is not None and _is_whole(copy, pending) and _commit(proxy, node, pending):
             return "its last commit was sent again"
+    if not copy.dirty and pending is None:
+        return NOTHING_WRITTEN
     if not copy.dirty:
         return "it lost to another writer, and was kept as a conflict copy"
     name = save_conflict_copy(proxy, Reader(proxy), node)

@@ -40,6 +40,7 @@ def take_over(proxy: Proxy, table: NodeTable, committer: Committer) -> None:
     attrs = dict(_attrs(proxy, [handles[-1][1] for handles in handles_of.values()]))
     for ino, handles in handles_of.items():
         node = _open(table, handles, attrs.get(ino))
+        node.rescan()
         _settle_commit(proxy, node)
         node.pending = table.attributes_left(ino)
         _restore_writers(proxy, node, [file for _, file in handles if file.is_writer], attrs.get(ino))

@@ -204,6 +204,7 @@ class Tree:
         """Mode and times of dirty content go with its commit, which would overrule them otherwise, and
         cost no call of their own. An owner that does not change costs none either."""
         with node.guard:
+            node.rescan()
             if node.lock is None or not (node.copy.dirty or node.pending) or who != node.caller:
                 return False  # the commit is made in the name of who opened for writing
             if not is_owner(self._who(who), node.attr):

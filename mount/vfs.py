@@ -322,6 +322,7 @@ class Vfs(Ranges):
         """Under gate: takes the lock unless it is ours, and the directory's leave for this caller."""
         if node.lock is not None and node.lock_lost:
             self._committer.regain(node)
+        node.rescan()
         if node.caller != who and (node.copy.dirty or node.pending):
             self._committer.commit(node)  # in the name of who wrote it
         lock = node.lock or self._wait_for_lock(node.ino, wait_seconds)
@@ -402,6 +403,7 @@ class Vfs(Ranges):
         handle = self._handle(number)
         if handle.is_writer:
             return self.flush(number)
+        handle.node.rescan()
         if handle.node.copy.must_stay or handle.node.pending:
             self._committer.flush(handle.node)
         return 0
@@ -501,6 +503,7 @@ class Vfs(Ranges):
         end, because each further inode would wait a whole deadline for it."""
         for node in self._table.nodes():
             try:
+                node.rescan()
                 if node.copy.dirty:
                     self._committer.commit(node)
             except Unavailable as error:

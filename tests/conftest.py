@@ -1,4 +1,4 @@
-"""Fixtures of real processes, and what this machine can test."""
+"""Fixtures that many tests use, and what this machine can test."""
 
 import os
 import shutil
@@ -6,14 +6,44 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests.support.processes import sweep
+from tests.support.processes import mark_children, sweep, sweep_own
 from tests.support.realm import RealRealm
+from tests.support.stack import Stack
+
+# An example takes as long as a busy machine lets it take.
+settings.register_profile("dfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dfs")
+
+LONG = (
+    "test_mount_",
+    "test_supervisor",
+    "test_examples",
+    "test_stack_faults",
+    "test_on_the_wire",
+    "test_cli",
+)
+"""How the names of the modules begin that take longest: they start processes, and end some."""
 
 
 def pytest_sessionstart() -> None:
     """What runs that were killed have left goes first."""
     sweep()
+    mark_children()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Nothing outlives the tests: each process that ran some ends what they have left. What a worker that was
+    killed has left, the process that started it ends, which is the last one to come here."""
+    sweep_own()
+    sweep()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first: when several run at a time, none shall begin when all others are done."""
+    items.sort(key=lambda item: not item.path.name.startswith(LONG))
 
 
 def pytest_report_header() -> str:
@@ -31,6 +61,13 @@ def realm(tmp_path: Path) -> Iterator[RealRealm]:
     """A realm of this test's own."""
     with RealRealm(tmp_path / "realm") as realm:
         yield realm
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    """A realm in this process, of this test's own."""
+    with Stack(tmp_path) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -95,19 +95,25 @@ def test_a_figure_is_the_median_of_the_rounds_and_has_the_percentiles_of_all() -
     assert figure == Figure("x", 4, Unit.OPERATIONS, 5.0, 1.0, 3.0)
 
 
+def ratio(unit: Unit, ours: list[Sample], theirs: list[Sample]) -> float:
+    return summarise("x", 1, unit, ours, theirs).against[0].ratio
+
+
 def test_the_ratio_says_how_many_times_as_fast_whatever_the_unit() -> None:
     fast, slow = [Sample(1.0, 8, [1])], [Sample(4.0, 8, [1])]
     for unit in Unit:
-        assert summarise("x", 1, unit, fast, slow).ratio == 4.0
-        assert summarise("x", 1, unit, slow, fast).ratio == 0.25
-    assert summarise("x", 1, Unit.SECONDS, fast, slow).against_value == 4.0
+        assert ratio(unit, fast, slow) == 4.0
+        assert ratio(unit, slow, fast) == 0.25
+    assert summarise("x", 1, Unit.SECONDS, fast, slow).against[0].value == 4.0
+    both = summarise("x", 1, Unit.SECONDS, fast, slow, fast).against
+    assert [other.ratio for other in both] == [4.0, 1.0]
 
 
 def test_the_ratio_pairs_the_runs_of_a_round() -> None:
     """The machine is busy in the last two rounds; each round says: twice as fast."""
     ours = [Sample(1.0, amount, [1]) for amount in (80, 8, 6)]
     theirs = [Sample(1.0, amount, [1]) for amount in (40, 4, 3)]
-    assert summarise("x", 1, Unit.MEGABYTES, ours, theirs).ratio == 2.0
+    assert ratio(Unit.MEGABYTES, ours, theirs) == 2.0
     with pytest.raises(ValueError, match="shorter"):
         summarise("x", 1, Unit.MEGABYTES, ours, theirs[:2])
 
@@ -262,8 +268,8 @@ def rows(names: Sequence[str], *threads: int) -> set[tuple[str, int]]:
     return {(name, number) for name in names for number in threads}
 
 
-def test_json_has_every_figure_of_both_directories(here: Path, there: Path) -> None:
-    result = run(here, "--against", there, "--quick", "--files", 20, "--json")
+def test_json_has_every_figure_of_all_directories(here: Path, there: Path, tmp_path: Path) -> None:
+    result = run(here, "--against", there, "--against", tmp_path, "--quick", "--files", 20, "--json")
     assert result.status == 0, result.stderr
     figures = msgspec.json.decode(result.stdout, type=list[Figure])
     assert {(figure.name.removesuffix(ONLY_PAGES), figure.threads) for figure in figures} == (
@@ -279,8 +285,8 @@ def test_json_has_every_figure_of_both_directories(here: Path, there: Path) -> N
     for figure in figures:
         assert figure.value > 0
         assert 0 < figure.p50_ms <= figure.p99_ms
-        assert figure.against_value is not None and figure.against_value > 0
-        assert figure.ratio is not None and figure.ratio > 0
+        assert len(figure.against) == 2
+        assert all(other.value > 0 and other.ratio > 0 for other in figure.against)
     assert not [*here.iterdir(), *there.iterdir()]
 
 

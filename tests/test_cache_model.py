@@ -35,7 +35,8 @@ kills = st.sampled_from([None] * 12 + [0, 1, 2, 3, 6])
 """Before which change of the disk the process dies; after the operation if there are not so many."""
 
 DISK_CHANGES: list[tuple[type, str]] = [
-    *((SparseFile, name) for name in ("write", "resize", "punch")),
+    *((SparseFile, name) for name in ("write", "resize", "punch", "mark")),
+    *((SparseFile, name) for name in ("_copy_to", "_go_on_with")),
     *((Index, name) for name in ("put_clean", "put_dirty", "forget_clean", "replace", "forget")),
 ]
 Manifest = dict[int, tuple[bytes, bytes]]
@@ -90,12 +91,16 @@ class Begun:
 
 
 class CopyMachine(RuleBasedStateMachine):
-    """``model`` is what the copy must show."""
+    """``model`` is what the copy must show, ``lent`` a descriptor through which it is written to past it, and
+    ``unseen`` whether it was since the last rescan."""
 
     def __init__(self) -> None:
         super().__init__()
         self.patches: list[Any] = [
-            *(patch(f"{module}.CHUNK_BYTES", CHUNK) for module in ("wire.chunking", "cache.local")),
+            *(
+                patch(f"{module}.CHUNK_BYTES", CHUNK)
+                for module in ("wire.chunking", "cache.local", "cache.lending")
+            ),
             *(patch.object(kind, name, self.watched(kind, name)) for kind, name in DISK_CHANGES),
         ]
         for each in self.patches:
@@ -113,9 +118,13 @@ class CopyMachine(RuleBasedStateMachine):
         self.remote = Remote()
         self.model = bytearray()
         self.begun: Begun | None = None
+        self.lent: int | None = None
+        self.unseen = False
 
     def teardown(self) -> None:
+        self.copy.rescan()
         self.check_everything()
+        self.take_back()
         self.store.close()
         shutil.rmtree(self.scratch)
         for each in self.patches:
@@ -155,9 +164,11 @@ class CopyMachine(RuleBasedStateMachine):
 
     def resurrect(self, before_version: int, before: bytes, torn: bool) -> None:
         after_version, after = self.copy.version, bytes(self.model)
+        self.take_back()
         self.store.close()
         self.store = CopyStore(self.folder, 10**9)
         self.copy = self.store.open(INO)
+        self.unseen = False
         self.begun = self.begun or self.last_begun
         self.take_up_pending()
         if self.copy.dirty:
@@ -246,9 +257,59 @@ class CopyMachine(RuleBasedStateMachine):
             count = self.copy.read_into(offset, buffer)
             assert buffer[:count] == expected
 
+    # What the kernel does
+
+    @precondition(lambda self: self.lent is None)
+    @rule(flags=st.sampled_from([os.O_WRONLY, os.O_RDWR]), kill_at=kills)
+    def lend(self, flags: int, kill_at: int | None) -> None:
+        self.fetch(0, SIZE_MAX)
+        with self.risky(kill_at):
+            self.lent = self.copy.lend(flags)
+            assert self.lent is not None
+            assert os.fstat(self.lent).st_ino == self.copy.file_number
+
+    @precondition(lambda self: self.lent is not None)
+    @rule(offset=offsets, size=lengths, fill=st.integers(1, 255), kill_at=kills)
+    def write_past_us(self, offset: int, size: int, fill: int, kill_at: int | None) -> None:
+        assert self.lent is not None
+        with self.risky(kill_at, torn=True):
+            self.change_past_us(self.lent, offset, size, fill)
+
+    def change_past_us(self, lent: int, offset: int, size: int, fill: int) -> None:
+        size = min(size, SIZE_MAX - offset) or 1
+        assert os.pwrite(lent, bytes([fill]) * size, offset) == size
+        self.model.extend(bytes(max(offset + size - len(self.model), 0)))
+        self.model[offset : offset + size] = bytes([fill]) * size
+        self.unseen = True
+
+    @rule(kill_at=kills)
+    def rescan(self, kill_at: int | None) -> None:
+        with self.risky(kill_at):
+            assert not self.unseen or self.copy.look()
+            assert not self.unseen or self.copy.rescan()
+            self.copy.rescan()
+            self.unseen = False
+
+    @rule(kill_at=kills)
+    def take_home(self, kill_at: int | None) -> None:
+        with self.risky(kill_at):
+            self.copy.take_home()
+            assert not self.copy.is_past_us or not self.copy.is_borrowed()
+            self.take_back()
+            self.unseen = False
+
+    @rule()
+    def take_back(self) -> None:
+        if self.lent is not None:
+            os.close(self.lent)
+            self.lent = None
+            assert not self.copy.take_back()
+
     @precondition(lambda self: self.begun is None)
-    @rule(chunks_max=st.sampled_from([1, 9, 9]), begin=st.booleans())
-    def snapshot(self, chunks_max: int, begin: bool) -> None:
+    @rule(chunks_max=st.sampled_from([1, 9, 9]), begin=st.booleans(), offset=offsets, later=st.integers(0, 9))
+    def snapshot(self, chunks_max: int, begin: bool, offset: int, later: int) -> None:
+        self.copy.rescan()
+        self.unseen = False
         self.begun = Begun(self.copy.snapshot_dirty(chunks_max), self.copy)
         if len(self.begun.changes) == len(self.dirty_chunks()):
             base, begun = self.copy.version, self.begun.snapshot
@@ -257,6 +318,9 @@ class CopyMachine(RuleBasedStateMachine):
             del self.remote.versions[made]
         if begin:
             self.copy.begin_commit(self.begun.snapshot, b"c" * 16, self.begun.ids)
+
+        if self.lent is not None and later > 4:  # after the upload
+            self.change_past_us(self.lent, offset, 1, later)
 
     @precondition(lambda self: self.begun is not None and self.copy.pending() is None)
     @rule(kill_at=kills)
@@ -294,7 +358,8 @@ class CopyMachine(RuleBasedStateMachine):
     def discard(self, kill_at: int | None) -> None:
         with self.risky(kill_at):
             self.copy.discard()
-            self.begun = None
+            self.take_back()  # what is still written goes to nobody
+            self.begun, self.unseen = None, False
             self.model = self.remote.content(self.copy.version)
             assert not self.copy.dirty
 
@@ -308,7 +373,9 @@ class CopyMachine(RuleBasedStateMachine):
     )
     def adopt(self, size: int, changed: set[int], holes: set[int], fill: int, kill_at: int | None) -> None:
         """Somebody else commits, and this copy moves to it."""
-        with self.risky(kill_at):
+        if self.is_ours():
+            return
+        with self.risky(kill_at), self.shown_to_borrowers():
             content = self.remote.content(self.copy.version)
             old = len(content)
             content = content[:size] + bytes(max(size - old, 0))
@@ -330,7 +397,9 @@ class CopyMachine(RuleBasedStateMachine):
     @rule(old=st.integers(0, 50), fetch=st.booleans(), kill_at=kills)
     def adopt_restored(self, old: int, fetch: bool, kill_at: int | None) -> None:
         """Somebody restores an old version: its chunks come back under their ids."""
-        with self.risky(kill_at):
+        if self.is_ours():
+            return
+        with self.risky(kill_at), self.shown_to_borrowers():
             version = max(self.remote.versions) + 1
             known = sorted(self.remote.versions)
             self.remote.versions[version] = self.remote.versions[known[old % len(known)]]
@@ -339,10 +408,27 @@ class CopyMachine(RuleBasedStateMachine):
             if fetch:
                 self.fetch(0, SIZE_MAX)
 
+    def is_ours(self) -> bool:
+        """Whether something was written past the copy, so that it must not move to another version."""
+        self.copy.rescan()
+        self.unseen = False
+        return self.copy.dirty
+
+    @contextmanager
+    def shown_to_borrowers(self) -> Iterator[None]:
+        """Whatever happens, who has the file goes on reading what he read."""
+        before = os.pread(self.lent, SIZE_MAX + 1, 0) if self.lent is not None else b""
+        yield
+        if self.lent is not None:
+            assert os.pread(self.lent, SIZE_MAX + 1, 0) == before
+            assert before == b"" or os.fstat(self.lent).st_ino != self.copy.file_number
+            self.take_back()
+
     @precondition(lambda self: self.begun is None)
     @rule()
     def save(self) -> None:
         """All of it is committed and here, so that more can happen to it."""
+        self.is_ours()
         while self.copy.dirty:
             begun = Begun(self.copy.snapshot_dirty(), self.copy)
             snapshot = begun.snapshot
@@ -361,6 +447,7 @@ class CopyMachine(RuleBasedStateMachine):
         with self.risky(kill_at):
             self.copy.close()
             self.copy = self.store.open(INO)
+            self.unseen = False
             self.take_up()
 
     @rule()
@@ -368,6 +455,7 @@ class CopyMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = CopyStore(self.folder, 10**9)
         self.copy = self.store.open(INO)
+        self.unseen = False
         self.take_up()
 
     def take_up(self) -> None:
@@ -383,6 +471,9 @@ class CopyMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.copy.dirty and self.begun is None)
     @rule()
     def evict(self) -> None:
+        if self.is_ours():
+            return
+        self.take_back()
         version = self.copy.version
         self.copy.close()
         self.store.drop(INO)
@@ -394,6 +485,7 @@ class CopyMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_here_is_right(self) -> None:
+        self.copy.look()
         assert self.copy.size == len(self.model)
         for index in range(chunk_count(len(self.model))):
             try:
@@ -403,6 +495,8 @@ class CopyMachine(RuleBasedStateMachine):
                 continue
             expected = bytes(self.model[index * CHUNK : (index + 1) * CHUNK])
             assert self.copy.read(index * CHUNK, CHUNK) == expected, f"chunk {index}"
+            if self.unseen:
+                continue
             assert self.copy.chunk_bytes(index) in (expected, b"")
             place = self.copy.chunk_at(index)
             assert place is None or not self.copy.is_dirty(index)
@@ -412,6 +506,8 @@ class CopyMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_clean_is_the_base(self) -> None:
+        if self.unseen:
+            return
         base = self.remote.content(self.copy.version)
         if not self.copy.dirty:
             assert base == self.model

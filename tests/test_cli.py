@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,9 +34,12 @@ def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_the_help_is_there_at_once_and_names_all_verbs() -> None:
-    began = time.monotonic()
+    before = os.times()
     helped = subprocess.run(RealRealm.command("--help"), capture_output=True, text=True, cwd=CODE, check=True)
-    assert time.monotonic() - began < 2.0
+    after = os.times()
+    # What it computes, not what it waits for: others use the machine too.
+    worked = after.children_user + after.children_system - before.children_user - before.children_system
+    assert worked < 1.0
     for verb in ("up", "down", "serve", "mount", "umount", "status", "locks", "signup", "login"):
         assert f"\n  {verb} " in helped.stdout
 
@@ -132,7 +134,7 @@ def test_the_admin_sees_and_changes_users(shared_realm: RealRealm) -> None:
 
 
 def test_the_status_of_a_realm_here(shared_realm: RealRealm) -> None:
-    told = shared_realm.status()
+    told = json.loads(shared_realm.run("status", "--root", str(shared_realm.root), "--json").stdout)
     assert set(told) == {"realm", "services", "chunks", "mounts"}
     assert told["realm"] == shared_realm.url
     assert set(told["chunks"]) == {"total", "lacking", "condemned", "replicas"}

@@ -18,6 +18,8 @@ from tests.support.times import wait_until
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 
 DEATH_SECONDS_MAX = 20.0
+SOON_SECONDS = 5.0
+"""Without waiting for a lock, on a machine that is busy."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_a_waiting_writer_is_given_the_lock_at_close(one: RealMount, two: RealMo
     closed_at = time.monotonic()
     waiter.join(20)
     assert (waiter.content, waiter.error) == (b"what the first one wrote", None)
-    assert waiter.opened_at - closed_at < 3.0
+    assert waiter.opened_at - closed_at < SOON_SECONDS
 
 
 def test_a_mount_that_does_not_wait_is_told_who_has_it(one: RealMount, hasty: RealMount, name: str) -> None:
@@ -108,7 +110,7 @@ def test_a_mount_that_does_not_wait_is_told_who_has_it(one: RealMount, hasty: Re
         with pytest.raises(OSError, match="busy") as caught:
             (hasty.path / name).open("r+")
         assert caught.value.errno == errno.EBUSY
-        assert time.monotonic() - began < 4.0
+        assert time.monotonic() - began < SOON_SECONDS
         lock = lock_of(hasty, name)
         assert lock is not None
         assert lock["holder"] == f"lena@{os.uname().nodename}:{one.path}"
@@ -123,7 +125,7 @@ def test_an_open_that_must_not_block_does_not(one: RealMount, two: RealMount, na
         began = time.monotonic()
         with pytest.raises(BlockingIOError):
             os.open(two.path / name, os.O_RDWR | os.O_NONBLOCK)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < SOON_SECONDS
 
 
 def test_nor_while_another_open_of_the_same_mount_waits(one: RealMount, two: RealMount, name: str) -> None:
@@ -133,7 +135,7 @@ def test_nor_while_another_open_of_the_same_mount_waits(one: RealMount, two: Rea
         began = time.monotonic()
         with pytest.raises(BlockingIOError):
             os.open(two.path / name, os.O_RDWR | os.O_NONBLOCK)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < SOON_SECONDS
     waiter.join(20)
     assert waiter.error is None
 
@@ -145,7 +147,7 @@ def test_readers_never_wait(one: RealMount, two: RealMount, hasty: RealMount, na
         began = time.monotonic()
         for mount in (two, hasty):
             assert (mount.path / name).read_text() == "base"
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < SOON_SECONDS
 
 
 def test_two_writers_of_one_mount_share_the_lock(one: RealMount, two: RealMount, name: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from mount.registry import mountpoints
 from tests.support.mounts import RealMount, fresh_mount
+from tests.support.processes import disk_name
 from tests.support.realm import RealRealm
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
@@ -234,7 +235,7 @@ def small_realm(tmp_path: Path) -> Iterator[RealRealm]:
         for disk in disks:
             disk.mkdir(parents=True, mode=0o700)
             subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "dfs-test", disk], check=True
+                ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", disk_name(), disk], check=True
             )
             mounted.append(disk)
         with RealRealm(folder) as realm:

@@ -89,12 +89,13 @@ def test_a_killed_worker_takes_its_service_down_and_it_is_started_again(own_real
 
 
 def test_a_stopped_service_stays_away_until_it_is_started(own_realm: RealRealm) -> None:
-    own_realm.stop("files-2")
+    root = ("--root", str(own_realm.root))
+    own_realm.run("stop", "files-2", *root)
     service = own_realm.service("files-2")
     assert (service["state"], service["pid"]) == ("stopped", 0)
-    own_realm.go_on("files-2")
+    own_realm.run("start", "files-2", *root)
     assert own_realm.service("files-2")["state"] == "running"
-    unknown = own_realm.run("stop", "files-9", "--root", str(own_realm.root), status=7)
+    unknown = own_realm.run("stop", "files-9", *root, status=7)
     assert "there is no service 'files-9'" in unknown.stderr
 
 

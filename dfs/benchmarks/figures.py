@@ -26,13 +26,21 @@ class Sample:
     latencies_ns: Sequence[int]
 
 
+class Against(msgspec.Struct, frozen=True):
+    """What another directory reaches. ``ratio`` says how many times as fast the first directory is as this
+    one, whatever the unit: above 1 is faster. It is the median of the rounds' own ratios, because the runs of
+    a round are neighbours in time; it need not be the quotient of the two medians.
+    """
+
+    value: float
+    ratio: float
+
+
 class Figure(msgspec.Struct, frozen=True):
     """One row of the report.
 
-    ``value`` and ``against_value`` are medians of the rounds, in ``unit``; the percentiles are of all
-    operations of all rounds. ``ratio`` says how many times as fast the directory is as the other one,
-    whatever the unit: above 1 is faster. It is the median of the rounds' own ratios, because the two runs of
-    a round are neighbours in time; it need not be the quotient of the two medians.
+    ``value`` is the median of the rounds, in ``unit``; the percentiles are of all operations of all rounds.
+    ``against`` has the other directories in the order in which they were named.
     """
 
     name: str
@@ -41,8 +49,7 @@ class Figure(msgspec.Struct, frozen=True):
     value: float
     p50_ms: float
     p99_ms: float
-    against_value: float | None = None
-    ratio: float | None = None
+    against: list[Against] = []
 
 
 def percentile(ordered: Sequence[int], percent: float) -> int:
@@ -66,13 +73,11 @@ def speed_ratio(ours: float, theirs: float, unit: Unit) -> float:
 
 
 def summarise(
-    name: str, threads: int, unit: Unit, samples: Sequence[Sample], against: Sequence[Sample] = ()
+    name: str, threads: int, unit: Unit, samples: Sequence[Sample], *others: Sequence[Sample]
 ) -> Figure:
-    """The figure of one workload from its rounds; ``against`` has as many, or none."""
+    """The figure of one workload from its rounds; each of ``others`` has as many."""
     ours = [value(sample, unit) for sample in samples]
-    theirs = [value(sample, unit) for sample in against]
     ordered = sorted(latency for sample in samples for latency in sample.latencies_ns)
-    ratios = [speed_ratio(a, b, unit) for a, b in zip(ours, theirs, strict=bool(theirs))]
     return Figure(
         name,
         threads,
@@ -80,6 +85,10 @@ def summarise(
         statistics.median(ours),
         percentile(ordered, 50) / 1e6,
         percentile(ordered, 99) / 1e6,
-        statistics.median(theirs) if theirs else None,
-        statistics.median(ratios) if ratios else None,
+        [_compare(ours, [value(sample, unit) for sample in other], unit) for other in others],
     )
+
+
+def _compare(ours: Sequence[float], theirs: Sequence[float], unit: Unit) -> Against:
+    ratios = [speed_ratio(a, b, unit) for a, b in zip(ours, theirs, strict=True)]
+    return Against(statistics.median(theirs), statistics.median(ratios))

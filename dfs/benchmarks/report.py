@@ -16,18 +16,13 @@ def as_json(figures: Sequence[Figure]) -> str:
     return msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
 
 
-def as_table(figures: Sequence[Figure], rounds: int, against: str = "") -> Table:
-    """One row a figure. ``against`` names the other directory, if there was one."""
-    table = Table(caption=_caption(rounds, against), caption_justify="left")
+def as_table(figures: Sequence[Figure], rounds: int, others: Sequence[str] = ()) -> Table:
+    """One row a figure. ``others`` names the other directories."""
+    table = Table(caption=_caption(rounds, others), caption_justify="left")
     table.add_column("workload")
-    for heading in (
-        "threads",
-        "value",
-        "unit",
-        "p50 ms",
-        "p99 ms",
-        *(("against", "ratio") if against else ()),
-    ):
+    numbers = [""] if len(others) == 1 else [f" {number}" for number in range(1, len(others) + 1)]
+    compared = [heading + number for number in numbers for heading in ("against", "ratio")]
+    for heading in ("threads", "value", "unit", "p50 ms", "p99 ms", *compared):
         table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     for figure in figures:
         table.add_row(*_cells(figure))
@@ -37,8 +32,8 @@ def as_table(figures: Sequence[Figure], rounds: int, against: str = "") -> Table
 def _cells(figure: Figure) -> list[str]:
     row = [figure.name, str(figure.threads), digits(figure.value), figure.unit.value]
     row += [digits(figure.p50_ms), digits(figure.p99_ms)]
-    if figure.against_value is not None and figure.ratio is not None:
-        row += [digits(figure.against_value), digits(figure.ratio)]
+    for other in figure.against:
+        row += [digits(other.value), digits(other.ratio)]
     return row
 
 
@@ -47,10 +42,11 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def _caption(rounds: int, against: str) -> str:
+def _caption(rounds: int, others: Sequence[str]) -> str:
     said = f"Median of {rounds} rounds. 1 MB is 10^6 bytes. Latencies: single operations of all rounds."
-    if not against:
+    if not others:
         return said
     return (
-        f"{said}\nAgainst {against}, by turns. Ratio: how many times as fast; median of the rounds' ratios."
+        f"{said}\nAgainst {', '.join(others)}, by turns. "
+        "Ratio: how many times as fast; median of the rounds' ratios."
     )

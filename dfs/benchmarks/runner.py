@@ -1,4 +1,4 @@
-"""Runs the workloads in one directory, or in two by turns."""
+"""Runs the workloads in one directory, or in several by turns."""
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +33,10 @@ def all_workloads() -> list[Workload]:
 
 
 def measure(sites: Sequence[Site], load: Load, progress: Callable[[str, int, int], None]) -> list[Figure]:
-    """The figures of the first site, compared with the second one if there is one.
+    """The figures of the first site, compared with each of the others.
 
-    Each workload runs at one site, then at the other, then the next one begins; all of that in ``ROUNDS``
-    rounds. So what else the machine does hits both alike. ``progress`` is told what begins, how many runs
+    Each workload runs at one site after the other, then the next one begins; all of that in ``ROUNDS``
+    rounds. So what else the machine does hits all alike. ``progress`` is told what begins, how many runs
     are done, and of how many. Raises the OSError of a workload, with a sentence that says which.
     """
     workloads = all_workloads()

@@ -1,8 +1,13 @@
 """A directory server in this process, with users, and with what lock and file servers would say to it."""
 
+import errno
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from clients.directory import DirectoryClient
 from clients.session import Channel, Keyring, Wire
@@ -14,10 +19,11 @@ from servers.keys import new_realm_keys
 from tests.support.inprocess import InProcessWire, make_keyring
 from tests.support.times import Clock
 from wire.chunking import new_chunk_id
-from wire.messages.directory import ROOT_INO, Attr, ChunkChange, Create, Op, Register, Reserve
+from wire.messages.directory import ROOT_INO, Attr, ChunkChange, Commit, Create, Op, Register, Reserve
 from wire.tickets import Grant, Receipt, Role, seal_grant, seal_receipt
 
 URL = "http://directory"
+ALICE, BOB, TEAM = 10001, 10002, 20000
 
 
 class User:
@@ -106,3 +112,31 @@ class DirectoryRealm:
 
 
 _contents = (number.to_bytes(8, "big") for number in itertools.count())
+
+
+@contextmanager
+def fails(number: int) -> Iterator[None]:
+    """An OSError with this errno."""
+    with pytest.raises(OSError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number], caught.value
+
+
+def look(user: User, ino: int) -> Attr:
+    """The attributes of an inode that there is."""
+    attr = user.attr(ino)
+    assert attr is not None
+    return attr
+
+
+def commit(
+    file: Attr, grant: bytes, size: int, chunks: list[ChunkChange], keep: int = 0, **more: int
+) -> Commit:
+    """A commit to the version that ``file`` shows."""
+    commit_id = os.urandom(16)
+    return Commit(file.ino, grant, file.version, commit_id, size, keep, chunks, **more)
+
+
+def placed(user: User, ino: int, version: int = 0) -> dict[int, bytes]:
+    """The chunks of a version, by their index."""
+    return {chunk.index: chunk.id for chunk in user.client.manifest(ino, version).chunks}

@@ -1,12 +1,15 @@
 """Finding and ending the processes that tests started: all bear a mark in their environment.
 
-The mark is ``DFS_TEST_RUN=PID-NUMBER``: the process id of the test run, and which of its realms.
+The mark is ``DFS_TEST_RUN=PID-NUMBER``: the process that runs the tests, and which of its realms; the first
+number is for what belongs to none. Several such processes may be at work, each with tests of its own. Disks
+that tests mount bear the mark too: it is the device that they are said to be of.
 """
 
 import itertools
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,22 +26,56 @@ def new_mark() -> str:
     return f"{os.getpid()}-{next(_numbers)}"
 
 
+def disk_name() -> str:
+    """The device of a disk that a test mounts."""
+    return f"{MARK}={new_mark()}"
+
+
 def marked(mark: str) -> dict[int, str]:
     """Living processes with this mark: pid to command line."""
     return {pid: _command(pid) for pid, value in _marks().items() if value == mark}
 
 
+def mark_children() -> None:
+    """What this process starts from now on bears a mark, if it is given no other one."""
+    os.environ[MARK] = new_mark()
+
+
 def sweep() -> None:
-    """Ends what test runs that are over have left: their processes, and what these had mounted."""
+    """Ends what test runs that are over have left: their processes, and what was mounted."""
+    _end({mark for mark in _all_marks() if not _is_alive(Path("/proc") / mark.partition("-")[0])})
+
+
+def sweep_own() -> None:
+    """The same for what the tests of this process have left."""
+    _end({mark for mark in _all_marks() if mark.partition("-")[0] == str(os.getpid())})
+
+
+def _end(marks: set[str]) -> None:
     for pid, mark in _marks().items():
-        if not Path(f"/proc/{mark.partition('-')[0]}").exists():
-            mountpoints = _mounted_by(pid)
+        if mark in marks:
+            mountpoints = _mounts_of_realm(pid)
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
             for mountpoint in mountpoints:
                 subprocess.run(["fusermount3", "-uz", mountpoint], check=False, capture_output=True)
+    for mark, disk in _disks():
+        if mark in marks:
+            subprocess.run(["umount", "-l", disk], check=False, capture_output=True)
+
+
+def _all_marks() -> set[str]:
+    return {*_marks().values(), *(mark for mark, _ in _disks())}
+
+
+def _disks() -> Iterator[tuple[str, str]]:
+    """The mounts whose device is a mark, each with the directory that it is on."""
+    for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+        device, place, *_ = line.split(" ")
+        if device.startswith(f"{MARK}="):
+            yield device.partition("=")[2], place
 
 
 def _marks() -> dict[int, str]:
@@ -73,8 +110,8 @@ def _command(pid: int) -> str:
         return ""
 
 
-def _mounted_by(pid: int) -> list[str]:
-    """The mountpoints that the process's state folder tells of."""
+def _mounts_of_realm(pid: int) -> list[str]:
+    """The mountpoints that the state folders of the process's realm tell of. (See RealRealm.)"""
     state = _environment(pid).get("DFS_STATE")
-    records = Path(state, "mounts").glob("*.json") if state else ()
+    records = Path(state).parent.glob("state-*/mounts/*.json") if state else ()
     return [msgspec.json.decode(path.read_bytes(), type=MountRecord).mountpoint for path in records]

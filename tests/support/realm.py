@@ -1,6 +1,5 @@
 """A realm of real processes, started by the real command on a folder of its own."""
 
-import json
 import os
 import re
 import signal
@@ -10,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
+from dfs.status import local_status
+from servers.supervision import RealmRoot
+from servers.supervision_control import Ask, ask
 from tests.support.logs import unexpected
+from tests.support.ports import own_ports
 from tests.support.processes import MARK, marked, new_mark
 from tests.support.times import wait_until
 
@@ -31,6 +36,7 @@ class RealRealm:
         self.root = folder / "root"
         self.mark = new_mark()
         self._options = ["--file-servers", str(files), *CHEAP_PASSWORDS, *options]
+        self._first_port = own_ports(3 + files)
         self._expected: list[re.Pattern[str]] = []
         self._killed = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +53,10 @@ class RealRealm:
     def start(self) -> None:
         """Starts the realm (again) and waits until it is ready, or has died."""
         self._killed = False
+        port = [] if (self.root / "realm.json").exists() else ["--port", str(self._first_port)]
         with (self.folder / "up.err").open("wb") as errors:
             self.process = subprocess.Popen(
-                self.command("up", "--root", str(self.root), "--port", "0", *self._options),
+                self.command("up", "--root", str(self.root), *port, *self._options),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -126,8 +133,11 @@ class RealRealm:
             self.log_in(user)
 
     def status(self) -> dict[str, Any]:
-        """What ``dfs status --json`` says of this realm."""
-        told = json.loads(self.run("status", "--root", str(self.root), "--json").stdout)
+        """What ``dfs status --json`` says of this realm, but for the mounts. The command itself is not run:
+        who waits asks often, and starting it takes longer than waiting."""
+        found = local_status(self.root)
+        assert found is not None, "the realm does not run"
+        told = msgspec.to_builtins(found)
         assert isinstance(told, dict)
         return told
 
@@ -149,11 +159,11 @@ class RealRealm:
 
     def stop(self, name: str) -> None:
         """Ends a service in order; it stays away until ``go_on``."""
-        self.run("stop", name, "--root", str(self.root))
+        ask(RealmRoot(self.root), Ask("stop", name))
 
     def go_on(self, name: str) -> None:
         """Starts a stopped service again."""
-        self.run("start", name, "--root", str(self.root))
+        ask(RealmRoot(self.root), Ask("start", name))
 
     def wait_running(self, name: str, other_than: int = 0) -> int:
         """The pid of the service when it answers, in another process than ``other_than``."""

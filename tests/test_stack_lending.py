@@ -1,0 +1,203 @@
+"""Whole mounts, but for the kernel: what is written past them, through the file of a local copy."""
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mount.nodes import Node
+from mount.vfs import Changes
+from tests.support.stack import Client, Stack
+from tests.support.vfs import BASE, BOTH, lose_locks, raises
+from wire.limits import CHUNK_BYTES
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path / "realm") as stack:
+        yield stack
+
+
+def node_of(client: Client, handle: int) -> Node:
+    return client.vfs._table.handle(handle).node
+
+
+@contextmanager
+def lent(client: Client, handle: int, flags: int = os.O_WRONLY) -> Iterator[int]:
+    """As the kernel has the file of an open handle."""
+    descriptor = node_of(client, handle).copy.lend(flags)
+    assert descriptor is not None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def test_what_was_written_past_us_is_shown_and_committed(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, b"content", CHUNK_BYTES)
+        shown = one.vfs.handle_attr(handle)
+        assert shown.size == CHUNK_BYTES + 7
+        assert abs(shown.mtime - time.time_ns()) < 10**10
+        one.vfs.flush(handle)
+        assert two.read("/file") == bytes(CHUNK_BYTES) + b"content"
+        os.pwrite(descriptor, b"C", CHUNK_BYTES)
+    one.vfs.release(handle)
+    assert two.read("/file") == bytes(CHUNK_BYTES) + b"Content"
+    assert not one.vfs.unsaved()
+    assert one.copies._index.dirty_inos() == []
+
+
+def test_a_time_that_is_set_after_writing_past_us_is_kept(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    ino = node_of(one, handle).ino
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, b"content", 0)
+        one.vfs.setattr(ino, Changes(mtime=10**18), None, handle)
+        assert one.vfs.handle_attr(handle).mtime == 10**18
+    one.close_handle(handle)
+    assert two.walk("/file", fresh=True).mtime == 10**18
+
+
+def test_what_is_written_past_us_replaces_an_early_upload(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    one.vfs.write(handle, 0, b"a" * CHUNK_BYTES)
+    assert list(node_of(one, handle).uploaded) == [0]
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, b"b", 0)
+    one.close_handle(handle)
+    assert two.read("/file") == b"b" + b"a" * (CHUNK_BYTES - 1)
+
+
+def test_appending_through_us_goes_behind_what_was_written_past_us(stack: Stack) -> None:
+    one = stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", os.O_RDWR | os.O_APPEND)
+    with lent(one, handle, BOTH) as descriptor:
+        os.pwrite(descriptor, b"past", len(BASE))
+        one.vfs.write(handle, 0, b"through")
+        assert os.pread(descriptor, 99, len(BASE)) == b"pastthrough"
+    one.close_handle(handle)
+    assert one.read("/file") == BASE + b"pastthrough"
+
+
+def test_a_reader_of_an_old_version_goes_on_with_its_file(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", os.O_RDONLY)
+    with lent(one, handle, os.O_RDONLY) as descriptor:
+        two.write("/file", b"NEW")
+        assert one.read("/file") == b"NEW" + BASE[3:]
+        assert os.pread(descriptor, 9999, 0) == BASE
+        assert os.fstat(descriptor).st_ino != node_of(one, handle).copy.file_number
+    one.close_handle(handle)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_was_written_past_us_without_the_lock_becomes_a_conflict_copy(
+    stack: Stack, is_told: bool
+) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", BOTH)
+    with lent(one, handle, BOTH) as descriptor:
+        os.pwrite(descriptor, b"LOSER", 0)
+        stack.advance_locks()
+        two.write("/file", b"winner")
+        if is_told:
+            lose_locks(stack, one)
+            assert one.read("/file") == b"LOSER" + BASE[5:], "what is dirty is ours until it is settled"
+        with raises(errno.ESTALE):
+            one.vfs.flush(handle)
+        os.pwrite(descriptor, b"of no avail", 0)
+        with raises(errno.ESTALE):
+            one.vfs.flush(handle)
+    one.vfs.release(handle)
+    [copy] = [name for name in one.names() if name != "file"]
+    assert two.read(f"/{copy}") == b"LOSER" + BASE[5:]
+    assert one.read("/file") == two.read("/file") == b"winner" + BASE[6:]
+    assert not one.vfs.unsaved()
+
+
+def test_who_goes_on_through_us_without_the_lock_loses_nothing_written_past_us(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", BOTH)
+    with lent(one, handle, BOTH) as descriptor:
+        stack.advance_locks()
+        two.write("/file", b"winner")
+        lose_locks(stack, one)
+        os.pwrite(descriptor, b"LOSER", 0)
+        with raises(errno.ESTALE):
+            one.vfs.write(handle, 0, b"x")
+        with raises(errno.ESTALE):
+            one.vfs.flush(handle)
+    one.vfs.release(handle)
+    [copy] = [name for name in one.names() if name != "file"]
+    assert two.read(f"/{copy}") == b"LOSER" + BASE[5:]
+    assert one.read("/file") == b"winner" + BASE[6:]
+
+
+def test_a_killed_mount_leaves_what_was_written_past_it(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", b"acknowledged")
+    with lent(one, one.open("/file", BOTH), BOTH) as descriptor:
+        os.pwrite(descriptor, b"UNSAVED", 0)
+        one.kill()
+    again = stack.client(one.cache, started=False)
+    again.recovery.run()
+    again.start()
+    assert two.read("/file") == b"acknowledged"
+    [kept] = [name for name in two.names() if name != "file"]
+    assert two.read(f"/{kept}") == b"UNSAVEDedged"
+
+
+def test_a_killed_mount_that_only_lent_leaves_nothing(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", b"acknowledged")
+    with lent(one, one.open("/file", BOTH), BOTH):
+        one.kill()
+    again = stack.client(one.cache, started=False)
+    with caplog.at_level(logging.WARNING):
+        again.recovery.run()
+    assert "nothing was written" in caplog.text
+    again.start()
+    assert two.names() == ["file"]
+    assert again.vfs.unsaved() == []
+    assert again.read("/file") == b"acknowledged"
+
+
+def test_everything_is_written_back_also_what_was_written_past_us(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, b"content", 0)
+        one.vfs.write_back_all()
+        assert two.read("/file") == b"content"
+        os.pwrite(descriptor, b"C", 0)
+        reader = one.open("/file", os.O_RDONLY)
+        one.vfs.fsync(reader)
+        assert two.read("/file") == b"Content"
+    one.close_handle(handle)
+    one.close_handle(reader)
+
+
+def test_writing_the_same_again_is_a_change_of_time(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    before = two.walk("/file", fresh=True)
+    handle = one.open("/file", os.O_WRONLY)
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, BASE, 0)
+    one.close_handle(handle)
+    assert two.walk("/file", fresh=True).mtime > before.mtime
+    assert two.read("/file") == BASE

@@ -1,0 +1,106 @@
+"""One writer a file: who waits is let in, and who loses the lock loses nothing else."""
+
+import os
+import threading
+import time
+
+import pytest
+from sqlalchemy import select, update
+
+from mount import locks
+from servers.directory.collection import forget_holds
+from servers.directory.schema import holds
+from tests.support.stack import Stack
+from tests.support.times import wait_until
+from tests.support.vfs import (
+    MAKE,
+    READ,
+    WRITE,
+    lose_locks,
+)
+
+
+def test_who_waits_is_let_in_when_the_other_closes(stack: Stack) -> None:
+    one, two = stack.client(), stack.client(lock_wait_seconds=20.0)
+    handle = one.open("/file", MAKE)
+    one.vfs.write(handle, 0, b"one")
+    done = threading.Event()
+
+    def append() -> None:
+        two.append("/file", b" two")
+        done.set()
+
+    waiter = threading.Thread(target=append)
+    waiter.start()
+    wait_until(lambda: any(lock.queue for lock in stack.lock.service.locks().locks))
+    assert not done.is_set()
+    one.close_handle(handle)
+    waiter.join(10)
+    assert done.is_set()
+    assert one.read("/file") == b"one two"
+
+
+def test_a_lost_lock_is_taken_again_if_nobody_wrote(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    with one.opened("/file", MAKE) as handle:
+        one.vfs.write(handle, 0, b"before")
+        lose_locks(stack, one)
+        one.vfs.write(handle, 6, b" after")
+        assert stack.lock_holders()[one.walk("/file").ino] == one.proxy.keyring.session.session
+    assert two.read("/file") == b"before after"
+    assert one.names() == ["file"]
+
+
+def test_a_lock_lost_unheard_is_taken_again_at_the_commit(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    with one.opened("/file", MAKE) as handle:
+        one.vfs.write(handle, 0, b"content")
+        stack.advance_locks()
+        with two.opened("/file", READ) as reading:  # looks, and does not write
+            assert two.pread(reading, 0, 10) == b""
+        with two.opened("/file", WRITE):  # raises the mark, and writes nothing
+            pass
+    assert two.walk("/file", fresh=True).size == 7
+    assert one.names() == ["file"]
+
+
+def test_a_lock_that_ended_while_it_waited_to_be_given_back_is_asked_for_anew(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FRESH_RELEASE_SECONDS", 3600.0)
+    one, two = stack.client(), stack.client()
+    one.write("/file", b"one")
+    stack.advance_locks()
+    two.append("/file", b" two")
+    one.append("/file", b" three")
+    assert two.read("/file") == b"one two three"
+
+
+def test_what_is_open_without_a_name_is_held_again_and_again(stack: Stack) -> None:
+    one = stack.client()
+    one.write("/held", b"content")
+    with one.opened("/held", os.O_RDONLY) as handle:
+        ino = one.walk("/held").ino
+        one.unlink("/held")
+        database = stack.directory._database
+        database.write(lambda connection: connection.execute(update(holds).values(at=0.0)))
+        one.proxy.on_renewal()
+        database.write(lambda connection: forget_holds(connection, time.time()))
+        with database.read() as connection:
+            assert connection.scalars(select(holds.c.ino)).all() == [ino]
+        assert one.pread(handle, 0, 10) == b"content"
+
+
+def test_numbers_that_were_not_used_for_long_are_given_back(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = stack.client()
+    one.write("/first", b"")
+    before = set(stack.lock_holders())
+    assert before
+    monkeypatch.setattr(locks, "STOCK_SECONDS", -1.0)
+    one.proxy.write_locks._give_up_old_stock()
+    monkeypatch.undo()
+    wait_until(lambda: stack.lock_holders() and not before & set(stack.lock_holders()))
+    one.write("/second", b"2")
+    assert one.walk("/second").ino not in before
