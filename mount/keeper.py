@@ -40,7 +40,7 @@ STEADY_SECONDS = 10.0
 
 PAUSE_SECONDS_MAX = 5.0
 
-HURRIED_MAX = 6
+HURRIED_MAX = 16
 """When so many workers in a row died sooner than that, the next one would too: the mount ends, and programs
 hear that it is gone instead of waiting for ever."""
 
@@ -169,7 +169,7 @@ class Keeper:
                 if hurried == HURRIED_MAX:
                     raise problem or DfsError(f"{hurried} workers in a row died at once: the mount ends")
                 if hurried > 1:
-                    time.sleep(min(0.1 * 2**hurried, PAUSE_SECONDS_MAX))
+                    time.sleep(min(0.05 * 2**hurried, PAUSE_SECONDS_MAX))
 
     def _one_worker(self, on_ready: Callable[[], None]) -> tuple[int, bool, OSError | None]:
         """From its start to its end: its status, whether it came to be ready, and why not."""

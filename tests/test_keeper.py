@@ -38,6 +38,7 @@ def memory(tmp_path: Path) -> Iterator[int]:
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "PAUSE_SECONDS_MAX", 0.0)
     monkeypatch.setattr(keeper, "STACKS_SECONDS", 0.2)
+    monkeypatch.setattr(keeper, "HURRIED_MAX", 4)
 
 
 def program(script: str) -> list[str]:
