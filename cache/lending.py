@@ -103,6 +103,13 @@ class Lendable:
                 self._begin_past_us(maps=access == os.O_RDWR)
             return self._file.reopened(writes=writes)
 
+    def lent_before(self, *, writes: bool, maps: bool) -> None:
+        """For a copy that was loaded: an earlier process has lent it, and its borrowers have it still."""
+        with self._lock:
+            self._was_lent = True
+            self._is_back = self._is_back and not writes
+            self._mapped = self._past_us and maps
+
     def take_back(self) -> bool:
         """To be called when every open for writing that was lent to is closed. What the kernel has of them
         may go a little later, and maps much later.

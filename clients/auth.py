@@ -136,9 +136,13 @@ def renew(realm_url: str, old: Session, wire: Wire) -> Session:
 
 
 def keyring_of(
-    realm_url: str, session: Session, wire: Wire, on_renewed: Callable[[Session], None] | None = None
+    realm_url: str,
+    session: Session,
+    wire: Wire,
+    on_renewed: Callable[[Session], None] | None = None,
+    received: float | None = None,
 ) -> Keyring:
-    """A keyring that renews its session; ``on_renewed`` may save the new one."""
+    """A keyring that renews its session; ``on_renewed`` may save the new one. ``received`` as for Keyring."""
 
     def renew_and_tell(old: Session) -> Session:
         new = renew(realm_url, old, wire)
@@ -146,7 +150,7 @@ def keyring_of(
             on_renewed(new)
         return new
 
-    return Keyring(session, renew_and_tell)
+    return Keyring(session, renew_and_tell, received)
 
 
 class AuthClient:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from clients.session import Channel
+from clients.session import Channel, Numbering
 from wire.limits import LIST_ENTRIES_MAX, MANIFEST_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
@@ -44,10 +44,15 @@ class DirectoryClient:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def mutate(self, ops: Sequence[Op], caller: Caller | None = None) -> list[Result]:
+    def mutate(
+        self, ops: Sequence[Op], caller: Caller | None = None, numbering: Numbering | None = None
+    ) -> list[Result]:
         """Applies all of ``ops`` in order, or none; exactly once, whatever is retried."""
         mutated = self._channel.mutate(
-            "/v1/mutations", lambda acked: Mutations(acked, list(ops), caller), Mutated
+            "/v1/mutations",
+            lambda acked: Mutations(acked, list(ops), caller),
+            Mutated,
+            numbering=numbering,
         )
         return mutated.results
 

@@ -16,7 +16,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -107,12 +107,18 @@ class Breaker:
 
 
 class Keyring:
-    """The credentials of one session; thread-safe. ``renew`` asks for new ones (see clients.auth)."""
+    """The credentials of one session; thread-safe. ``renew`` asks for new ones (see clients.auth).
+    ``received``: when these came, in seconds of time.monotonic, if not just now."""
 
-    def __init__(self, session: Session, renew: Callable[[Session], Session] | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        renew: Callable[[Session], Session] | None = None,
+        received: float | None = None,
+    ) -> None:
         self._renew = renew
         self._attempts = Attempts()
-        self._received = time.monotonic()
+        self._received = time.monotonic() if received is None else received
         self.session = session
         self._credentials = {credential.role: credential for credential in session.credentials}
 
@@ -140,27 +146,45 @@ class Keyring:
         return self._received + self.session.lifetime_seconds * 2 / 3 - time.monotonic()
 
 
-class Counter:
-    """Numbers a session's mutations at one service, and knows which are still under way."""
+Numbering = Callable[[int], int]
+"""Decides under which number a mutation is sent that an earlier process may have sent already: given a fresh
+one, returns that, or the earlier one."""
 
-    def __init__(self) -> None:
+
+class Counter:
+    """Numbers a session's mutations at one service, and knows which are still under way.
+
+    A session that is taken over from another process begins at ``first``, above all that the other one has
+    used, with the numbers ``held``, which it may send again.
+    """
+
+    def __init__(self, first: int = 1, held: Iterable[int] = ()) -> None:
         self._lock = threading.Lock()
-        self._next = 1
-        self._under_way: set[int] = set()
+        self._next = first
+        self._under_way = set(held)
 
     @contextmanager
-    def number(self) -> Iterator[tuple[int, int]]:
-        """``(counter, acked)``: all below ``acked`` are answered or given up, and will not be sent again."""
+    def number(self, numbering: Numbering | None = None) -> Iterator[tuple[int, int]]:
+        """``(counter, acked)``: all below ``acked`` are answered or given up, and will not be sent again.
+        What ``numbering`` has decided may be sent again until ``done``."""
         with self._lock:
             number = self._next
             self._next += 1
             self._under_way.add(number)
-            acked = min(self._under_way)
+        chosen = 0
         try:
-            yield number, acked
-        finally:
+            chosen = number if numbering is None else numbering(number)
             with self._lock:
-                self._under_way.discard(number)
+                acked = min(self._under_way)
+            yield chosen, acked
+        finally:
+            if numbering is None or chosen != number:
+                self.done(number)
+
+    def done(self, number: int) -> None:
+        """It will not be sent again."""
+        with self._lock:
+            self._under_way.discard(number)
 
 
 class Channel:
@@ -173,6 +197,7 @@ class Channel:
         role: Role,
         keyring: Keyring,
         deadline_seconds: float = 30.0,
+        counter: Counter | None = None,
     ) -> None:
         self._wire = wire
         self._role = role
@@ -180,7 +205,7 @@ class Channel:
         self.base_url = base_url.rstrip("/")
         self.deadline_seconds = deadline_seconds
         self.breaker = Breaker()
-        self.counter = Counter()
+        self.counter = counter or Counter()
 
     def call(
         self,
@@ -217,9 +242,10 @@ class Channel:
         *,
         wait_seconds: float = 0.0,
         deadline_seconds: float | None = None,
+        numbering: Numbering | None = None,
     ) -> T:
         """POSTs a mutation exactly once, whatever is retried: ``make`` gets ``acked``."""
-        with self.counter.number() as (number, acked):
+        with self.counter.number(numbering) as (number, acked):
             return self.call(
                 "POST",
                 path,

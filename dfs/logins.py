@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from clients.session import Channel
 from clients.trust import Trust, normal_url
 from mount.proxy import Proxy
 from mount.registry import state_folder
+from mount.slate import Kept, Slate
 from wire.errors import TicketRefused, fail
 from wire.messages.auth import Realm, Session
 from wire.tickets import Role
@@ -107,22 +109,41 @@ def own_services(realm_url: str, user: str = "") -> Iterator[Services]:
 
 @contextmanager
 def client(
-    realm_url: str, name: str, user: str = "", *, trusted: bool = False, deadline_seconds: float = 30.0
+    realm_url: str,
+    name: str,
+    user: str = "",
+    *,
+    trusted: bool = False,
+    deadline_seconds: float = 30.0,
+    slate: Slate | None = None,
 ) -> Iterator[Proxy]:
     """The realm as one object, in a session of its own, which people know by ``name`` and which ends with the
-    block. Raises as ``saved_login``; EPERM if it is to be trusted and no admin has granted that."""
-    with saved_login(realm_url, user) as saved, closing(HttpWire()) as wire:
-        keyring = saved.auth.open_session(name, trusted)
-        proxy = Proxy(saved.realm, keyring, wire, deadline_seconds)
+    block. A ``slate`` with an earlier worker's session: in that one, and no server is asked for it. Raises as
+    ``saved_login``; EPERM if it is to be trusted and no admin has granted that."""
+    url, slate = normal_url(realm_url), slate or Slate()
+    with closing(HttpWire()) as wire:
+        kept = slate.session or _new_session(slate, url, name, user, trusted=trusted)
+
+        def keep(session: Session) -> None:
+            slate.keep_session(kept.realm, session, time.monotonic())
+
+        keyring = keyring_of(url, kept.session, wire, keep, kept.received)
+        proxy = Proxy(kept.realm, keyring, wire, deadline_seconds, slate)
         proxy.start()
         try:
             yield proxy
         finally:
             proxy.close()
             try:
-                AuthClient(saved.url, keyring, wire).logout()
+                AuthClient(url, keyring, wire).logout()
             except OSError as error:
                 log.info("the session is left to expire: %s", error)
+
+
+def _new_session(slate: Slate, url: str, name: str, user: str, *, trusted: bool) -> Kept:
+    with saved_login(url, user) as saved:
+        session = saved.auth.open_session(name, trusted).session
+        return slate.keep_session(saved.realm, session, time.monotonic())
 
 
 def here() -> str:

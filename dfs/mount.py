@@ -5,19 +5,14 @@ says why not.
 """
 
 import errno
-import faulthandler
 import hashlib
 import os
 import re
 import select
 import shutil
-import signal
-import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +20,17 @@ import click
 
 from dfs import background
 from dfs.places import realm_option
-from mount.control import Request, ask
+from mount.control import Request, ask, ask_patiently
+from mount.keeper import HANG_SECONDS, Given
 from mount.options import MountOptions
-from mount.registry import MountRecord, find, mountpoints, real_place, state_file, unregister
+from mount.registry import MountRecord, find, mountpoints, real_place, records, state_file, unregister
+from wire.version import VERSION
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+TAKE_OVER_SECONDS = 60.0
+"""How long a mount may take to go on with another version."""
 
 END_SECONDS = 10.0
 """How long umount gives the process of the mount to end, however short it was told to wait."""
@@ -51,7 +51,7 @@ def size(text: str) -> int:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # not click.Path, which asks what is mounted there
 @realm_option
 @click.option("--user", default="", help="Whose login to use.  [default: who logged in last]")
 @click.option("--password-file", type=click.Path(path_type=Path), help="To log in with, if need be.")
@@ -87,7 +87,16 @@ def size(text: str) -> int:
 @click.option(
     "--no-passthrough", is_flag=True, help="Never let the kernel read and write local copies itself."
 )
+@click.option(
+    "--hang",
+    type=click.FloatRange(1, 3600),
+    default=HANG_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the mount's worker may not answer before another one takes its place.",
+)
 @click.option("--ready-fd", type=int, hidden=True)
+@click.option("--worker", default="", hidden=True)
 def mount(
     mountpoint: Path,
     realm: str,
@@ -103,11 +112,14 @@ def mount(
     deadline: float,
     binding: str,
     no_passthrough: bool,
+    hang: float,
     ready_fd: int | None,
+    worker: str,
 ) -> None:
-    """Mount the realm on the directory MOUNTPOINT."""
+    """Mount the realm on the directory MOUNTPOINT. A mount that another version of DFS has there is taken
+    over, with the options that it has."""
     from clients.trust import normal_url
-    from dfs import logins
+    from dfs import logins, mounted
 
     place, realm = real_place(mountpoint), normal_url(realm)
     whose = user or logins.usual_user(realm)
@@ -125,18 +137,51 @@ def mount(
         trusted=trusted,
         binding=binding,
         passthrough=not no_passthrough,
+        hang_seconds=hang,
     )
+    if worker:
+        mounted.work(options, whose, Given.parse(worker))
+        return
     if ready_fd is None:
+        if taken_over(place, realm, whose):
+            click.echo(f"The mount on {place} is served by version {VERSION} now")
+            return
         _make_way(place)
         if os.geteuid() != 0:
             check_rights(place, allow_other)
         if logins.trust().load(realm, whose) is None:
             logins.log_in(realm, whose, password_file, by_default=not user)
     if foreground:
-        _serve(options, whose, ready_fd)
+        mounted.serve(options, whose, ready_fd)
     else:
-        background.start(_words(options, whose), state_file(place, ".log"), Path("/"))
+        background.start(mounted.words(options, whose), state_file(place, ".log"), Path("/"))
         click.echo(f"The realm is mounted on {place}")
+
+
+def taken_over(place: Path, realm: str, user: str) -> bool:
+    """Has a mount that lives, of another version of DFS, go on with this one's code; False if there is none.
+    Raises EBUSY for one of another realm or user, EIO if this version cannot take it over."""
+    record = next((record for record in records() if record.mountpoint == str(place)), None)
+    if record is None or not record.is_alive or record.version in ("", VERSION):
+        return False
+    if (record.realm, record.user) != (realm, user):
+        raise OSError(errno.EBUSY, f"{record.user}'s mount of {record.realm} is there", str(place))
+    from servers.supervision import child_environment, python
+
+    program = [python(), "-m", "dfs"]
+    environment = child_environment()
+    try:
+        ask(record.control, Request("replace", program=program, environment=environment))
+    except BrokenPipeError:
+        pass  # it was ended before it could answer
+    last_moment = time.monotonic() + TAKE_OVER_SECONDS
+    while (found := find(str(place))).worker_pid == record.worker_pid and time.monotonic() < last_moment:
+        time.sleep(0.05)
+    if found.version != VERSION:
+        raise OSError(
+            errno.EIO, f"version {VERSION} could not take the mount over; its log says why", str(place)
+        )
+    return True
 
 
 def _make_way(place: Path) -> None:
@@ -184,64 +229,8 @@ def _default_cache_dir(place: Path, realm: str, user: str) -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "dfs" / what
 
 
-def _serve(options: MountOptions, user: str, ready_fd: int | None) -> None:
-    """The mount's own process."""
-    from dfs.memory import keep_freed_memory
-    from servers.logs import set_up_logging
-
-    keep_freed_memory()
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    set_up_logging("info")
-    if ready_fd is None:
-        _run(options, user, lambda: click.echo("mounted", err=True))
-    else:
-        with background.telling(ready_fd) as tell:
-            _run(options, user, lambda: tell(background.Word()))
-
-
-def _run(options: MountOptions, user: str, on_ready: Callable[[], None]) -> None:
-    from cache.copies import CopyStore
-    from dfs import logins
-    from mount.daemon import run
-
-    with (
-        closing(CopyStore(options.cache_dir, options.cache_bytes_max)) as copies,
-        logins.client(
-            options.realm_url,
-            f"{socket.gethostname()}:{options.mountpoint}",
-            user,
-            trusted=options.trusted,
-            deadline_seconds=options.deadline_seconds,
-        ) as proxy,
-    ):
-        run(options, proxy, copies, on_ready)
-
-
-def _words(options: MountOptions, user: str) -> list[str]:
-    flags = {
-        "--read-only": options.read_only,
-        "--allow-other": options.allow_other,
-        "--trusted": options.trusted,
-        "--no-passthrough": not options.passthrough,
-    }
-    return [
-        "mount",
-        str(options.mountpoint),
-        "--foreground",
-        *("--realm", options.realm_url),
-        *("--user", user),
-        *("--cache-dir", str(options.cache_dir)),
-        *("--cache-size", str(options.cache_bytes_max)),
-        *("--lock-wait", str(options.lock_wait_seconds)),
-        *("--deadline", str(options.deadline_seconds)),
-        *("--binding", options.binding),
-        *(flag for flag, given in flags.items() if given),
-    ]
-
-
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # not click.Path, which asks what is mounted there
 @click.option(
     "--wait",
     type=click.FloatRange(0, 86400),
@@ -283,13 +272,13 @@ def _write_back(record: MountRecord, wait_seconds: float) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     last_moment = time.monotonic() + wait_seconds
-    left = total = ask(record.control, Request("status")).unsaved
+    left = total = ask_patiently(record.control, Request("status")).unsaved
     with Progress(
         TextColumn("committing"), BarColumn(), MofNCompleteColumn(), console=_stderr(), transient=True
     ) as bar:
         task = bar.add_task("", total=total)
         while left and time.monotonic() < last_moment:
-            left = ask(record.control, Request("write-back"), timeout_seconds=wait_seconds + 60).unsaved
+            left = ask_patiently(record.control, Request("write-back"), wait_seconds + 60).unsaved
             bar.update(task, total=max(total, left), completed=max(0, total - left))
             if left:
                 time.sleep(0.2)

@@ -70,6 +70,8 @@ class Mount(msgspec.Struct, frozen=True):
     cache_dir: str
     control: str
     started: float
+    worker_pid: int
+    version: str
     state: str
     unsaved: int | None
 

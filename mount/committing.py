@@ -112,13 +112,15 @@ class Committer:
             if not node.copy.dirty and not node.pending:
                 return None
             snapshot = node.copy.snapshot_dirty()
-            pending, node.pending = node.pending, PendingAttrs()
+            node.sent = pending = node.pending
+            node.pending = PendingAttrs()
         try:
             changes = self.uploads.upload_all(node, snapshot)
             return self._write_down(node, snapshot, changes, pending)
         except BaseException:
             with node.guard:
                 node.pending = pending.overruled(node.pending)
+                node.commit_ended()
             raise
 
     @staticmethod
@@ -159,7 +161,7 @@ class Committer:
                 if error.errno in (errno.EPERM, errno.EACCES, errno.EINVAL):  # it never will succeed as it is
                     self._withdraw(node, unsent)
                     if error.errno == errno.EPERM:
-                        node.pending = PendingAttrs()
+                        node.forget_attributes()
                 if error.errno == errno.EACCES:  # the lock was lost, and with it what was given at the open
                     self._give_way(node, None, "the lock was lost, and the leave to write was taken away")
                 raise
@@ -179,12 +181,14 @@ class Committer:
             node.copy.abort_commit()
             sent = PendingAttrs(commit.mode, commit.atime, commit.mtime)
             node.pending = sent.overruled(node.pending)
+            node.commit_ended()
 
     @staticmethod
     def _settle(node: Node, version: int) -> None:
         with node.guard:
             node.unsent = None
             node.copy.committed(version)
+            node.commit_ended()
             if not node.copy.dirty:
                 node.written_at = 0
                 node.uploaded.clear()
@@ -232,7 +236,7 @@ class Committer:
         with node.guard:
             node.unsent = None
             node.copy.abort_commit()
-            node.pending = PendingAttrs()
+            node.forget_attributes()
             if busy is None:
                 raise node.outrun()
         raise busy
@@ -249,6 +253,7 @@ class Committer:
         with node.guard:
             node.discard()
             node.failure = error
+            node.on_outrun(node)
             if attr is not None:
                 node.move_to(attr)
         log.warning("inode %d: %s", node.ino, error.detail)

@@ -4,6 +4,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from cache.copies import CopyStore
 from mount.committing import Committer
@@ -90,7 +91,7 @@ class Contents(Tree):
         to_end = handle.appends if appends is None else appends
 
         def place(size: int) -> tuple[int, int]:
-            at = size if to_end else offset
+            at = self._calls.place(size) if to_end else offset
             if at + len(data) > FILE_BYTES_MAX:
                 raise fail(errno.EFBIG)
             return at, len(data)
@@ -115,7 +116,7 @@ class Contents(Tree):
             node.check()
             node.copy.look()
             if size == node.copy.size:
-                node.pending.mtime = time.time_ns()
+                node.pending = replace(node.pending, mtime=time.time_ns())
         self._alter(
             node,
             node.caller,

@@ -1,7 +1,8 @@
 """The control socket of a mount: how `dfs status`, `dfs where` and `dfs umount` talk to it.
 
 One JSON message a line each way over a Unix socket that only its owner may open. Verbs: ``status``,
-``write-back`` (commits what is dirty, then as status), ``where`` (with ``ino``), ``drop-cache``.
+``write-back`` (commits what is dirty, then as status), ``where`` (with ``ino``), ``drop-cache``, ``replace``
+(has the keeper run another version's worker: this one is ended right after the answer, or before).
 """
 
 import errno
@@ -10,6 +11,7 @@ import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import msgspec
 from mount.proxy import Proxy
 from mount.recovery import Recovery
 from mount.vfs import Vfs
+from mount.worker import Worker
 from wire.errors import Problem, fail, from_problem, to_problem
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.common import ServerAddress
@@ -26,11 +29,17 @@ from wire.messages.common import ServerAddress
 log = logging.getLogger(__name__)
 
 
+BETWEEN_WORKERS_SECONDS = 20.0
+"""A worker that does not come in this time has trouble of its own."""
+
+
 class Request(msgspec.Struct, frozen=True):
-    """What is asked; ``ino`` for ``where``."""
+    """What is asked; ``ino`` for ``where``, ``program`` and ``environment`` for ``replace``."""
 
     verb: str
     ino: int = 0
+    program: list[str] = []
+    environment: dict[str, str] = {}
 
 
 class WhereChunk(msgspec.Struct, frozen=True):
@@ -66,11 +75,14 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 class ControlServer:
     """Serves the socket ``path``, in a folder that is there, from a thread until ``close``."""
 
-    def __init__(self, path: Path, proxy: Proxy, vfs: Vfs, recovery: Recovery) -> None:
+    def __init__(
+        self, path: Path, proxy: Proxy, vfs: Vfs, recovery: Recovery, worker: Worker | None = None
+    ) -> None:
         self._path = path
         self._proxy = proxy
         self._vfs = vfs
         self._recovery = recovery
+        self._worker = worker
         path.unlink(missing_ok=True)
         answer = self._answer
 
@@ -118,6 +130,8 @@ class ControlServer:
                 self._vfs.drop_clean_copies()
             case "where":
                 return Reply(where=self._where(request.ino))
+            case "replace" if self._worker is not None:
+                self._worker.replace(request.program, request.environment)
             case other:
                 raise fail(errno.EINVAL, f"the mount knows no verb {other!r}")
         return Reply(unsaved=len({*self._vfs.unsaved(), *self._recovery.left()}))
@@ -136,6 +150,17 @@ class ControlServer:
                 chunks.append(WhereChunk(chunk.index, chunk.id.hex(), chunk.size, servers))
         version, dirty = self._vfs.local_version(ino)
         return Where(ino, attr.version, attr.size, holder, version, dirty, chunks)
+
+
+def ask_patiently(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:
+    """As ``ask``, of a mount that is there: between two workers nobody listens for a moment."""
+    last_moment = time.monotonic() + BETWEEN_WORKERS_SECONDS
+    while time.monotonic() < last_moment:
+        try:
+            return ask(control, request, timeout_seconds)
+        except (ConnectionError, FileNotFoundError):
+            time.sleep(0.05)
+    return ask(control, request, timeout_seconds)
 
 
 def ask(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable
 
@@ -17,34 +16,42 @@ from mount.proxy import Proxy
 from mount.recovery import Recovery
 from mount.registry import MountRecord, register, state_file, unregister
 from mount.vfs import Vfs
+from mount.worker import Worker
+from wire.version import VERSION
 
 log = logging.getLogger(__name__)
 
 
-def run(options: MountOptions, proxy: Proxy, copies: CopyStore, on_ready: Callable[[], None]) -> None:
+def run(
+    options: MountOptions,
+    proxy: Proxy,
+    copies: CopyStore,
+    on_ready: Callable[[], None],
+    worker: Worker | None = None,
+) -> None:
     """Mounts and serves until unmounted, or ended by a signal; then writes back what is dirty. ``proxy`` is
-    of a session of the mount's own. Raises OSError if it cannot be mounted."""
-    _allow_many_files()
+    of a session of the mount's own; ``worker`` is this process for its keeper, if it has one. Raises OSError
+    if it cannot be mounted."""
     recovery = Recovery(proxy, copies)
-    recovery.run()
+    if proxy.slate.init_answer is None:  # else programs wait: in the background, and before a file is opened
+        recovery.run()
     vfs = Vfs(proxy, copies, options.lock_wait_seconds, recovery.settle)
     vfs.start()
     recovery.start()
     try:
-        _serve(options, proxy, vfs, recovery, on_ready)
+        _serve(options, proxy, vfs, recovery, on_ready, worker)
     finally:
         recovery.close()
         vfs.close()
 
 
-def _allow_many_files() -> None:
-    """Each open inode takes a descriptor: the daemon must not run out of them before its callers do."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _serve(
-    options: MountOptions, proxy: Proxy, vfs: Vfs, recovery: Recovery, on_ready: Callable[[], None]
+    options: MountOptions,
+    proxy: Proxy,
+    vfs: Vfs,
+    recovery: Recovery,
+    on_ready: Callable[[], None],
+    worker: Worker | None,
 ) -> None:
     session = proxy.keyring.session
     if options.trusted:
@@ -54,17 +61,21 @@ def _serve(
     binding = bindings.choose(options.binding)
     serve = bindings.load(binding)
     control_path = state_file(options.mountpoint, ".sock")
-    control = ControlServer(control_path, proxy, vfs, recovery)
+    control = ControlServer(control_path, proxy, vfs, recovery, worker)
     record = MountRecord(
         mountpoint=str(options.mountpoint),
         binding=binding,
-        pid=os.getpid(),
+        pid=os.getpid() if worker is None else os.getppid(),
         realm=options.realm_url,
         user=session.user,
         cache_dir=str(options.cache_dir),
         control=str(control_path),
         started=time.time(),
+        worker_pid=os.getpid(),
+        version=VERSION,
     )
+    if worker is not None:
+        worker.is_able = vfs.is_able
 
     def ready(passthrough: bool) -> None:
         register(msgspec.structs.replace(record, passthrough=passthrough))

@@ -14,14 +14,14 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from clients.lock import LockClient
 from mount import interruption
 from wire.errors import Busy, Unavailable, fail
-from wire.limits import LOCK_RENEW_SECONDS
+from wire.limits import LOCK_RENEW_SECONDS, OPS_MAX
 from wire.messages.lock import Held, LockAnswer
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,26 @@ class WriteLocks:
         for thread in self._threads:
             thread.start()
 
+    def take_over(self, inos: Sequence[int]) -> None:
+        """Before the start: the locks that an earlier process of this session holds. What cannot be had any
+        more, or asked for, is no error: who needs it will find that he has lost it. What else that process
+        held is given back after the first renewal."""
+        for first in range(0, len(inos), OPS_MAX):
+            batch = list(inos[first : first + OPS_MAX])
+            try:
+                self._ask(batch, 0.0, self._hold)
+            except OSError as error:
+                log.info("%d locks of the worker before are left to expire: %s", len(batch), error)
+
+    def held(self, ino: int) -> WriteLock | None:
+        """The lock of ``ino``, if it is held."""
+        with self._guard:
+            return self._held.get(ino)
+
+    def _hold(self, locks: list[WriteLock]) -> None:
+        """Under guard."""
+        self._held.update((lock.ino, lock) for lock in locks)
+
     def close(self) -> None:
         """Gives everything back, as far as the lock server can be reached."""
         self._stop.set()
@@ -113,9 +133,7 @@ class WriteLocks:
             now = time.monotonic()
             poll_seconds = min(max(0.0, last_moment - now), POLL_SECONDS)
             with self._left_early(ino) if is_interruptible else nullcontext():
-                locks, answer = self._ask(
-                    [ino], poll_seconds, lambda locks: self._held.update((lock.ino, lock) for lock in locks)
-                )
+                locks, answer = self._ask([ino], poll_seconds, self._hold)
             if locks:
                 return locks[0]
             if is_interruptible and interruption.is_interrupted():

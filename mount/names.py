@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from cache.metadata import MetadataCache
 from clients.directory import DirectoryClient
+from clients.session import Numbering
 from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Resolved, Result
@@ -118,9 +119,11 @@ class Names:
             if page.entries:
                 after = page.entries[-1].name
 
-    def change(self, ops: Sequence[Op], caller: Caller | None) -> list[Result]:
+    def change(
+        self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
+    ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
-        results = self._directory.mutate(list(ops), caller)
+        results = self._directory.mutate(list(ops), caller, numbering)
         for result in results:
             for attr in (result.attr, *result.touched):
                 if attr is not None:

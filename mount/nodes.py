@@ -16,16 +16,18 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from cache.copies import CopyStore, LocalCopy
+from mount.calls import Calls
 from mount.gate import Gate
 from mount.locks import WriteLock
+from mount.slate import Attributes, OpenFile, Slate
 from wire.chunking import fits
 from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
@@ -36,7 +38,7 @@ from wire.permissions import mode_without_privileges
 _moves = itertools.count(1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class PendingAttrs:
     """What was set explicitly while the content is dirty, and goes with the commit."""
 
@@ -57,9 +59,17 @@ class PendingAttrs:
 
 
 class Node:
-    """See the module. ``pins`` is the table's; everything else is under ``guard`` unless said."""
+    """See the module. ``pins`` is the table's; everything else is under ``guard`` unless said. For
+    the next worker ``keep`` writes down what was set explicitly and is not committed, ``on_outrun`` that the
+    writers must not go on."""
 
-    def __init__(self, copy: LocalCopy, attr: Attr) -> None:
+    def __init__(
+        self,
+        copy: LocalCopy,
+        attr: Attr,
+        keep: Callable[[int, PendingAttrs], None] = lambda _ino, _attrs: None,
+        on_outrun: "Callable[[Node], None]" = lambda _node: None,
+    ) -> None:
         self.ino = attr.ino
         self.copy = copy
         self.pins = 0
@@ -75,12 +85,25 @@ class Node:
         self.lock_lost = False
         self.caller: Caller | None = None  # who opened for writing: the identity of the commits
         self.failure: OSError | None = None  # the first failed write-back
-        self.pending = PendingAttrs()
+        self._keep = keep
+        self.on_outrun = on_outrun
+        self._pending = PendingAttrs()
+        self.sent = PendingAttrs()  # under committing; what was pending and goes with the commit under way
         self.written_at = 0  # ns; the last write that no commit has covered
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
         self.moves = next(_moves)  # another number whenever the content becomes what no program here wrote
         self.unsent: Commit | None = None  # under committing; begun, and sent as it is until it is answered
+
+    @property
+    def pending(self) -> PendingAttrs:
+        """What goes with the next commit."""
+        return self._pending
+
+    @pending.setter
+    def pending(self, attrs: PendingAttrs) -> None:
+        self._pending = attrs
+        self._keep(self.ino, self.sent.overruled(attrs))
 
     @property
     def is_ours(self) -> bool:
@@ -157,8 +180,9 @@ class Node:
     def outrun(self) -> Conflict:
         """Under guard: who has the file open for writing may have read what is not true any more, and must
         not write over what he has not read. Returns what he is told."""
-        self.pending = PendingAttrs()
+        self.forget_attributes()
         self.failure = Conflict("the write lock was lost, and somebody else has written meanwhile")
+        self.on_outrun(self)
         return self.failure
 
     def discard(self) -> None:
@@ -166,8 +190,18 @@ class Node:
         self.unsent = None
         self.copy.discard()
         self.moves = next(_moves)
-        self.pending = PendingAttrs()
+        self.forget_attributes()
         self.written_at = 0
+
+    def commit_ended(self) -> None:
+        """Under guard: what went with it is the directory's now, or is in ``pending`` again."""
+        self.sent = PendingAttrs()
+        self._keep(self.ino, self._pending)
+
+    def forget_attributes(self) -> None:
+        """Under guard: what was set explicitly will not be committed."""
+        self.sent = PendingAttrs()
+        self.pending = PendingAttrs()
 
     def rescan(self, *, home: bool = False) -> None:
         """Takes notice of what the kernel has written into the copy past this process: to be called before
@@ -180,7 +214,7 @@ class Node:
             self._forget_outdated_uploads()  # also of chunks that were dirty already
             if written_at:
                 self.written_at = written_at
-                self.pending.mtime = None if self.copy.dirty else written_at
+                self.pending = replace(self.pending, mtime=None if self.copy.dirty else written_at)
 
     def _forget_outdated_uploads(self) -> None:
         """Under guard: of what was uploaded, only what the file has now is of any use."""
@@ -196,7 +230,8 @@ class Node:
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""
         self.written_at = time.time_ns()
-        self.pending.mtime = None
+        if self.pending.mtime is not None:
+            self.pending = replace(self.pending, mtime=None)
         touched = range(offset // CHUNK_BYTES, -(-(offset + max(size, 1)) // CHUNK_BYTES))
         few = len(touched) <= len(self.uploaded)  # a truncation may touch millions
         for index in touched if few else [index for index in self.uploaded if index in touched]:
@@ -214,6 +249,10 @@ class Handle:
     """For whom it was opened."""
     is_writer: bool
     """Counted in ``Node.writers``: opened for writing, or with O_TRUNC."""
+    slot: int
+    """Where it is written down (mount.slate)."""
+    record: OpenFile
+    """What is written there."""
     next_read: int = 0
     ahead: int = 1
     next_write: int = 0
@@ -240,14 +279,19 @@ class Handle:
 
 
 class NodeTable:
-    """All nodes and handles of a mount."""
+    """All nodes and handles of a mount. They are written down in ``slate`` as they come and go, for the next
+    worker to ``restore``."""
 
-    def __init__(self, copies: CopyStore) -> None:
+    def __init__(self, copies: CopyStore, slate: Slate, calls: Calls) -> None:
         self._copies = copies
+        self._slate = slate
+        self._calls = calls
         self._guard = threading.Lock()
         self._nodes: dict[int, Node] = {}
         self._handles: dict[int, Handle] = {}
-        self._next_handle = 1
+        self._numbers = itertools.count(slate.first_number)
+        self._restored: dict[int, Handle] = {}
+        self._attributes = {kept.ino: slot for slot, kept in slate.attributes.items()}
 
     def peek(self, ino: int) -> Node | None:
         """The node, if the inode is open."""
@@ -258,7 +302,8 @@ class NodeTable:
         with self._guard:
             node = self._nodes.get(attr.ino)
             if node is None:
-                node = self._nodes[attr.ino] = Node(self._copies.open(attr.ino), attr)
+                copy = self._copies.open(attr.ino)
+                node = self._nodes[attr.ino] = Node(copy, attr, self._keep, self._note_outrun)
             node.pins += 1
             return node
 
@@ -269,6 +314,7 @@ class NodeTable:
             if node.pins:
                 return False
             del self._nodes[node.ino]
+            self._keep(node.ino, PendingAttrs())
             node.copy.close()
             return True
 
@@ -282,23 +328,78 @@ class NodeTable:
             self.unpin(node)
 
     def add_handle(self, node: Node, flags: int, who: Caller | None, *, is_writer: bool) -> Handle:
-        """A handle for a node that the caller has pinned."""
-        with self._guard:
-            handle = Handle(self._next_handle, node, flags, who, is_writer)
-            self._next_handle += 1
-            self._handles[handle.number] = handle
-            return handle
+        """A handle for a node that the caller has pinned. Raises ENFILE."""
+        number = next(self._numbers)
+        token = 0 if node.lock is None else node.lock.token
+        file = OpenFile(number, node.ino, flags, who, is_writer, self._calls.unique, token, node.copy.version)
+        handle = Handle(number, node, flags, who, is_writer, self._slate.handles.take(file), file)
+        self._handles[number] = handle
+        return handle
 
     def handle(self, number: int) -> Handle:
         """Raises KeyError for a number that is not open."""
         return self._handles[number]
 
+    def handles(self) -> list[Handle]:
+        """All open files, as of now."""
+        return list(self._handles.values())
+
     def remove_handle(self, number: int) -> Handle:
-        """Takes the handle out of the table; its node stays pinned."""
-        with self._guard:
-            return self._handles.pop(number)
+        """Takes the handle out of the table; its node stays pinned, and the slate has it until ``forget``: a
+        worker that dies before has its close done anew."""
+        return self._handles.pop(number)
+
+    def note(self, handle: Handle, record: OpenFile) -> None:
+        """Writes down what is so of a handle from now on."""
+        self._slate.handles.put(handle.slot, record)
+        handle.record = record
+
+    def forget(self, handle: Handle) -> None:
+        """The handle is closed."""
+        self._slate.handles.free(handle.slot)
 
     def nodes(self) -> list[Node]:
         """All open inodes, as of now."""
         with self._guard:
             return list(self._nodes.values())
+
+    # From worker to worker
+
+    def restore(self, slot: int, file: OpenFile, node: Node) -> None:
+        """A handle that an earlier worker has written down, for a node that the caller has pinned."""
+        handle = Handle(file.number, node, file.flags, file.caller, file.is_writer, slot, file)
+        self._handles[file.number] = handle
+        if file.opened_by:
+            self._restored[file.opened_by] = handle
+
+    def opened_before(self, unique: int = 0) -> Handle | None:
+        """The handle that this call (or another one) has opened already, though its worker died before it
+        could say so."""
+        return self._restored.pop(unique or self._calls.unique, None) if self._restored else None
+
+    def _note_outrun(self, node: Node) -> None:
+        for handle in list(self._handles.values()):
+            if handle.node is node and handle.is_writer:
+                self.note(handle, msgspec.structs.replace(handle.record, opened_by=0, outrun=True))
+
+    def attributes_left(self, ino: int) -> PendingAttrs:
+        """What an earlier worker has written down of an inode, and no commit has made true."""
+        slot = self._attributes.get(ino)
+        kept = next((kept for found, kept in self._slate.attributes.items() if found == slot), None)
+        return PendingAttrs() if kept is None else PendingAttrs(kept.mode, kept.atime, kept.mtime)
+
+    def forget_attributes_left(self) -> None:
+        """Those of inodes that nobody has open."""
+        for ino in self._attributes.keys() - self._nodes.keys():
+            self._keep(ino, PendingAttrs())
+
+    def _keep(self, ino: int, attrs: PendingAttrs) -> None:
+        """Under the node's guard, or when nobody has the node."""
+        slot = self._attributes.get(ino)
+        kept = Attributes(ino, attrs.mode, attrs.atime, attrs.mtime)
+        if slot is not None and attrs:
+            self._slate.attributes.put(slot, kept)
+        elif attrs:
+            self._attributes[ino] = self._slate.attributes.take(kept)
+        elif slot is not None:
+            self._slate.attributes.free(self._attributes.pop(ino))

@@ -21,3 +21,6 @@ class MountOptions:
     """See ``bindings.choose``."""
     passthrough: bool = True
     """The kernel may serve open files itself, where it can (native binding)."""
+    hang_seconds: float = 30.0
+    device: int | None = None
+    """The descriptor of /dev/fuse, if another process has mounted it (mount.keeper)."""

@@ -14,8 +14,10 @@ from clients.attempts import Attempts
 from clients.directory import DirectoryClient
 from clients.files import ChunkClient
 from clients.lock import LockClient
-from clients.session import Channel, Keyring, Wire
+from clients.session import Channel, Counter, Keyring, Wire
+from mount.calls import Calls
 from mount.locks import WriteLocks
+from mount.slate import Slate
 from wire.chunking import new_chunk_id
 from wire.messages.auth import Realm
 from wire.messages.common import Caller, ServerAddress
@@ -31,7 +33,10 @@ TRANSFERS = 8
 class Proxy:
     """``start`` before use, ``close`` afterwards. ``deadline_seconds`` counts the silence of a service. The
     ``wire`` stays the caller's to close. ``on_lock_lost(ino)`` is called from the thread of renewals, which
-    must not wait."""
+    must not wait.
+
+    With the ``slate`` of an earlier worker it goes on where that one was stopped: with higher request
+    numbers, with its locks, and with what its calls had begun (mount.calls)."""
 
     def __init__(
         self,
@@ -39,12 +44,18 @@ class Proxy:
         keyring: Keyring,
         wire: Wire,
         deadline_seconds: float = 30.0,
+        slate: Slate | None = None,
     ) -> None:
         self.keyring = keyring
+        self.slate = slate or Slate()
+        self.calls = Calls(self.slate)
+        counter = Counter(self.slate.first_number, self.calls.requests())
+        self.calls.on_end = counter.done
         self.directory = DirectoryClient(
-            Channel(wire, realm.directory_url, Role.DIRECTORY, keyring, deadline_seconds)
+            Channel(wire, realm.directory_url, Role.DIRECTORY, keyring, deadline_seconds, counter)
         )
-        self.lock = LockClient(Channel(wire, realm.lock_url, Role.LOCK, keyring, deadline_seconds))
+        counter = Counter(self.slate.first_number)
+        self.lock = LockClient(Channel(wire, realm.lock_url, Role.LOCK, keyring, deadline_seconds, counter))
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
         self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
         self.on_lock_lost: Callable[[int], None] = lambda _ino: None
@@ -58,7 +69,8 @@ class Proxy:
         self._renewal = threading.Thread(target=self._renew_tickets, name="ticket-renewal", daemon=True)
 
     def start(self) -> None:
-        """Starts the renewal of tickets and locks."""
+        """Takes over the locks of an earlier worker, and starts the renewal of tickets and locks."""
+        self.write_locks.take_over(self._locked_inos())
         self._renewal.start()
         self.write_locks.start()
 
@@ -101,6 +113,10 @@ class Proxy:
         return [self._servers[number] for number in server_ids if number in self._servers]
 
     # Background
+
+    def _locked_inos(self) -> list[int]:
+        writers = {file.ino for _, file in self.slate.handles.items() if file.is_writer}
+        return sorted(writers.union(call.ino for call in self.calls.left() if call.ino))
 
     def _reserve(self, count: int) -> list[int]:
         return self.directory.mutate([Reserve(count)])[0].inos

@@ -45,7 +45,8 @@ class Recovery:
     def __init__(self, proxy: Proxy, copies: CopyStore) -> None:
         self._proxy = proxy
         self._copies = copies
-        self._found = {ino: Attempts() for ino in copies.dirty_inos()}
+        # What programs still have open is not over: the worker goes on with it (mount.takeover).
+        self._found = {ino: Attempts() for ino in {*copies.dirty_inos()} - proxy.slate.open_inos()}
         self._left = set(self._found)
         self._failures: Counter[int] = Counter()
         self._stop = threading.Event()

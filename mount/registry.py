@@ -32,6 +32,10 @@ class MountRecord(msgspec.Struct, frozen=True):
     control: str
     started: float
     passthrough: bool = False
+    worker_pid: int = 0
+    """Who does the work, and may be another process the next moment; ``pid`` is who holds the mount."""
+    version: str = ""
+    """Of DFS."""
 
     @property
     def is_alive(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cache.copies import CopyStore
 from mount.names import BELIEF_SECONDS, Names
-from mount.nodes import Node, NodeTable
+from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
 from wire.errors import fail
 from wire.messages.common import Caller
@@ -56,7 +56,8 @@ class Tree:
         self._proxy = proxy
         self._copies = copies
         self._names = Names(proxy.directory)
-        self._table = NodeTable(copies)
+        self._calls = proxy.calls
+        self._table = NodeTable(copies, proxy.slate, proxy.calls)
 
     # Names
 
@@ -107,7 +108,7 @@ class Tree:
         return self._shown(attr)
 
     def _change(self, op: Op, who: Caller | None) -> tuple[Attr | None, list[Attr]]:
-        result = self._names.change([op], who)[0]
+        result = self._names.change([op], who, self._calls.numbering(op))[0]
         for attr in (result.attr, *result.touched):
             node = None if attr is None else self._table.peek(attr.ino)
             if node is not None and attr is not None:
@@ -213,12 +214,14 @@ class Tree:
             if changes.uid not in (None, node.attr.uid) or changes.gid not in (None, node.attr.gid):
                 return False
             now = time.time_ns()
+            mode = atime = mtime = None
             if changes.mode is not None:
-                node.pending.mode = stat.S_IFMT(node.attr.mode) | stat.S_IMODE(changes.mode)
+                mode = stat.S_IFMT(node.attr.mode) | stat.S_IMODE(changes.mode)
             if changes.atime is not None or changes.atime_now:
-                node.pending.atime = now if changes.atime is None else changes.atime
+                atime = now if changes.atime is None else changes.atime
             if changes.mtime is not None or changes.mtime_now:
-                node.pending.mtime = now if changes.mtime is None else changes.mtime
+                mtime = now if changes.mtime is None else changes.mtime
+            node.pending = node.pending.overruled(PendingAttrs(mode, atime, mtime))
             return True
 
     def target(self, names: Sequence[bytes], who: Caller | None) -> int:

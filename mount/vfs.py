@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from cache.copies import CopyStore
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.ranges import Ranges
+from mount.takeover import take_over
 from mount.tree import Changes
 from wire.errors import Busy, Conflict, Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX, RESOLVED_CHUNKS_MAX
@@ -46,6 +49,9 @@ WAITERS_MAX = 40
 
 GATE_SECONDS = 0.2
 """Even who must not wait does so for a commit or a release that is under way here."""
+
+LEFTOVER_SECONDS = 60.0
+"""The kernel repeats calls at once or never: after this, what an earlier worker has begun is forgotten."""
 
 NOT_CREATED = frozenset(
     {
@@ -82,20 +88,66 @@ class Vfs(Ranges):
         self._settle = settle
         self._lock_wait_seconds = lock_wait_seconds
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
+        self._leftovers = threading.Timer(LEFTOVER_SECONDS, self._forget_left_calls)
+        self._leftovers.daemon = True
+        self.calls = proxy.calls
+        self.slate = proxy.slate
+        self.checks: list[Callable[[], bool]] = []
+        """What ``is_able`` asks besides; a binding adds its own."""
         proxy.on_lock_lost = self._on_lock_lost
         proxy.on_renewal = self._renew_holds
 
     def start(self) -> None:
-        """Starts the background write-back."""
+        """Opens again what an earlier worker had open (mount.takeover), and starts the background write-back.
+        Raises Unavailable if a service that must be asked is away."""
+        take_over(self._proxy, self._table, self._committer)
         self._committer.start()
+        if self.calls.left():
+            self._leftovers.start()
 
     def close(self) -> None:
         """Ends it. What cannot be written back now stays in the cache folder for the next mount."""
+        self._leftovers.cancel()
         self.write_back_all()
         self._committer.close()
         for node in self._table.nodes():
             if node.copy.dirty:
                 log.warning("inode %d is not written back; the next mount will do it", node.ino)
+
+    def is_able(self) -> bool:
+        """Whether it can work. Takes the locks that all share: does not return if one of them is stuck."""
+        self._table.nodes()
+        self._copies.dirty_inos()
+        self._proxy.write_locks.held(0)
+        return all(check() for check in self.checks)
+
+    def handles(self) -> list[Handle]:
+        """All open files, as of now."""
+        return self._table.handles()
+
+    @property
+    def first_number(self) -> int:
+        """Numbers that a binding gives out begin here: above all that an earlier worker's can have given."""
+        return self.slate.first_number
+
+    def give_up_calls(self) -> list[int]:
+        """For a kernel that does not repeat calls: the unique numbers of those that an earlier worker has not
+        answered, and that must fail. For the kernel, what they opened is not open, nor what they closed."""
+        left = self.calls.left()
+        for call in left:
+            opened, closed = self._table.opened_before(call.unique), call.closes
+            for number in {handle.number for handle in self.handles()} & {
+                closed,
+                opened.number if opened else 0,
+            }:
+                self.release(number)
+        self._forget_left_calls()
+        return [call.unique for call in left]
+
+    def _forget_left_calls(self) -> None:
+        for ino in self.calls.forget_left():
+            if self._table.peek(ino) is None:
+                self._proxy.write_locks.release(ino)
 
     # Opening and closing
 
@@ -114,6 +166,8 @@ class Vfs(Ranges):
 
         Raises Busy if another mount's writer is not done in time (EWOULDBLOCK with O_NONBLOCK).
         """
+        if handle := self._table.opened_before():
+            return self._opened_again(handle, flags)
         writes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if self._settle(ino):
             attr = None  # it was asked for before
@@ -131,18 +185,33 @@ class Vfs(Ranges):
         except BaseException:
             self._unpin(node)
             raise
+        handle = self._add_handle(node, flags, who, is_writer=writes)
         try:
             if manifest is not None:
                 self._reader.take(node, manifest, 0, RESOLVED_CHUNKS_MAX)
             if origin is not None and writes:
                 node.copy.set_origin(*origin)
-            if flags & os.O_TRUNC:
+            if flags & os.O_TRUNC:  # with a handle: the next worker would find dirty content of nobody's
                 self._truncate(node, 0)
         except BaseException:
-            if not (writes and self._stop_writing(node)):
+            self.release(handle.number)
+            raise
+        return handle
+
+    def _opened_again(self, handle: Handle, flags: int) -> Handle:
+        """The call that has opened it was not answered: it may not have come to cutting the file."""
+        if flags & os.O_TRUNC:
+            self._truncate(handle.node, 0)
+        return handle
+
+    def _add_handle(self, node: Node, flags: int, who: Caller | None, *, is_writer: bool) -> Handle:
+        """For a node that is pinned, and has one more writer if ``is_writer``; if it fails, no longer."""
+        try:
+            return self._table.add_handle(node, flags, who, is_writer=is_writer)
+        except BaseException:
+            if not (is_writer and self._stop_writing(node)):
                 self._unpin(node)
             raise
-        return self._table.add_handle(node, flags, who, is_writer=writes)
 
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
         """Opens what a path names now: one call to the directory walks it, tells the version and, unless
@@ -170,6 +239,8 @@ class Vfs(Ranges):
         who: Caller | None,
         must_be: int = 0,
     ) -> Handle:
+        if handle := self._table.opened_before():
+            return self._opened_again(handle, flags)
         content = not flags & os.O_TRUNC and not self._copies.has(believed)
         resolved = self._names.walk_now(names, who, content=content, start=start)
         attr = resolved.attrs[-1]
@@ -185,12 +256,15 @@ class Vfs(Ranges):
         """Makes a file and opens it, in one call to the directory. Raises EEXIST also without O_EXCL: the
         binding then opens what is there."""
         check_name(name)
-        lock = self._proxy.write_locks.take_fresh()
+        if handle := self._table.opened_before():
+            return handle, self.handle_attr(handle.number)
+        lock = self._fresh_lock()
         op = Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), ino=lock.ino, grant=lock.grant)
         try:
             attr = self._made(parent, name, self._change(op, who))
         except OSError as error:
             if error.errno in NOT_CREATED:
+                self._calls.forget_ino()
                 self._proxy.write_locks.give_back_fresh(lock)
             else:  # it may have been carried out: the number is used up
                 self._proxy.write_locks.release(lock.ino)
@@ -214,7 +288,15 @@ class Vfs(Ranges):
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if not writes:
             self._stop_writing(node)
-        return self._table.add_handle(node, flags, who, is_writer=writes), attr
+        return self._add_handle(node, flags, who, is_writer=writes), attr
+
+    def _fresh_lock(self) -> WriteLock:
+        """The lock of an inode that is to be made; of the one that this call has begun to make, if it has."""
+        locks = self._proxy.write_locks
+        begun = self._calls.fresh_ino()
+        if not begun:
+            return locks.take_fresh()
+        return locks.held(begun) or locks.acquire(begun, 0.0)
 
     def _begin_reading(self, node: Node, attr: Attr, who: Caller | None) -> None:
         if not may(self._who(who), attr, READ):
@@ -330,10 +412,11 @@ class Vfs(Ranges):
 
     def release(self, number: int) -> None:
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""
+        self._calls.closing(number)
         handle = self._table.remove_handle(number)
-        if handle.is_writer and self._stop_writing(handle.node):
-            return
-        self._unpin(handle.node)
+        if not (handle.is_writer and self._stop_writing(handle.node)):
+            self._unpin(handle.node)
+        self._table.forget(handle)
 
     def _stop_writing(self, node: Node) -> bool:
         """One writer less. True if the node must stay pinned because it could not be written back."""
@@ -422,6 +505,16 @@ class Vfs(Ranges):
         if lent is not None and handle.writable:
             self._committer.uploads.watch(handle.node)
         return lent
+
+    def note_served(
+        self, handle: Handle, served: int, backing: int, file_number: int, *, is_aside: bool
+    ) -> None:
+        """Writes down, for the next worker, how the kernel serves a handle."""
+        record = msgspec.structs.replace(
+            handle.record, served=served, backing=backing, file_number=file_number, is_aside=is_aside
+        )
+        if record != handle.record:
+            self._table.note(handle, record)
 
     # For umount, status and recovery
 

@@ -33,6 +33,7 @@ NEWER = {
     "FUSE_COPY_FILE_RANGE_64": (53, "6.18"),
     "FUSE_NOTIFY_RESEND": (7, "6.9"),
     "FUSE_DIRECT_IO_ALLOW_MMAP": (1 << 36, "6.6"),
+    "FUSE_HAS_RESEND": (1 << 39, "6.9"),
     "FUSE_UNIQUE_RESEND": (1 << 63, "6.9"),
     "FUSE_PASSTHROUGH": (1 << 37, "6.9"),
     "FOPEN_PASSTHROUGH": (1 << 7, "6.9"),
@@ -192,7 +193,7 @@ class Kernel:
         self._unique = 2
         client = stack.client()
         self._the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
-        self._loop = Loop(theirs.fileno(), Operations(self._the))
+        self._loop = Loop(theirs.fileno(), Operations(self._the), client.vfs.calls)
         self._loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:

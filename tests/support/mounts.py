@@ -19,9 +19,13 @@ from tests.support.realm import RealRealm
 _numbers = itertools.count(1)
 
 
-def fresh_mount(realm: RealRealm, user: str, *options: str) -> "RealMount":
+BINDING = os.environ.get("DFS_TEST_BINDING", "auto")
+"""What all real mounts speak, unless a test says otherwise: one suite for both bindings."""
+
+
+def fresh_mount(realm: RealRealm, user: str, *options: str, binding: str = BINDING) -> "RealMount":
     """A mount that has nothing in its cache."""
-    return RealMount(realm, f"fresh-{next(_numbers)}", user, *options)
+    return RealMount(realm, f"fresh-{next(_numbers)}", user, *options, binding=binding)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -92,10 +96,6 @@ def conflict_copies(path: Path) -> list[Path]:
     return [found for found in path.parent.iterdir() if found.name.startswith(f"{path.name} (conflict ")]
 
 
-BINDING = os.environ.get("DFS_TEST_BINDING", "auto")
-"""What all real mounts speak, unless a test says otherwise: one suite for both bindings."""
-
-
 class RealMount:
     """``dfs mount`` of ``realm`` as ``user`` on ``folder/NAME``, with a cache folder and a state folder of
     its own. ``close`` unmounts it and looks into its log."""
@@ -143,12 +143,14 @@ class RealMount:
 
     def kill(self) -> None:
         """SIGKILL to the mount's process, which leaves a dead mount behind."""
-        process = os.pidfd_open(self.record().pid)
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        # Not before all of its threads have ended is the mount dead.
-        ended, _, _ = select.select([process], [], [], 20)
-        os.close(process)
-        assert ended
+        record = self.record()
+        processes = [os.pidfd_open(pid) for pid in {record.pid, record.worker_pid}]
+        os.kill(record.pid, signal.SIGKILL)
+        # Not before all threads have ended, the worker's too, is the mount dead.
+        for process in processes:
+            ended, _, _ = select.select([process], [], [], 20)
+            os.close(process)
+            assert ended
 
     def log(self) -> str:
         """The mount's log."""

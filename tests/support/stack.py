@@ -11,14 +11,15 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from cache.copies import CopyStore
-from clients.session import Answer, Wire
+from clients.session import Answer, Keyring, Wire
 from mount.proxy import Proxy
 from mount.recovery import Recovery
+from mount.slate import Slate, new_memory
 from mount.vfs import Changes, Vfs
 from servers.database import sqlite_url
 from servers.directory.app import DirectoryServer
@@ -71,8 +72,11 @@ class SwitchWire:
 class Client:
     """One mount's worth of client: Proxy, CopyStore and Vfs, with paths over them as a binding has them."""
 
-    def __init__(self, proxy: Proxy, wire: SwitchWire, cache: Path, lock_wait_seconds: float) -> None:
+    def __init__(
+        self, proxy: Proxy, wire: SwitchWire, cache: Path, lock_wait_seconds: float, slate: int
+    ) -> None:
         self.proxy = proxy
+        self._slate = slate
         self.cache = cache
         self._wire = wire
         self._lock_wait_seconds = lock_wait_seconds
@@ -110,9 +114,31 @@ class Client:
         self._wire.cut()
         image = self.cache.with_name(f"{self.cache.name}.image")
         shutil.copytree(self.cache, image)
+        slate = copied(self._slate)
         self.close()
+        os.close(self._slate)
+        self._slate = slate
         shutil.rmtree(self.cache)
         image.rename(self.cache)
+
+    def cut(self) -> None:
+        """From now on nothing reaches the realm."""
+        self._wire.cut()
+
+    @property
+    def slate(self) -> int:
+        """Its memory; after ``kill`` as it was then."""
+        return self._slate
+
+    @contextmanager
+    def call(self, unique: int) -> Iterator[None]:
+        """What is done in the block is one call of the kernel's, as a binding has it."""
+        self.proxy.calls.begin(unique)
+        try:
+            yield
+        finally:
+            if not self._wire.is_cut:
+                self.proxy.calls.end()
 
     # Paths
 
@@ -285,6 +311,7 @@ class Stack:
         """Ends everything."""
         for client in self.clients:
             client.close()
+            os.close(client.slate)
         for server in self.files:
             server.close()
         self.lock.close()
@@ -336,9 +363,11 @@ class Stack:
         deadline_seconds: float = 10.0,
         lock_wait_seconds: float = 5.0,
         started: bool = True,
+        before: Client | None = None,
     ) -> Client:
         """A client of its own session; ``wrap`` puts something between it and the realm. An earlier cache
-        folder may be given; one that is not ``started`` can be recovered first."""
+        folder may be given; one that is not ``started`` can be recovered first. A client ``before``, which
+        was killed, is taken over: session, slate and cache."""
         ticket_keys = {
             Role.DIRECTORY: self.keys["directory"].tickets[Role.DIRECTORY],
             Role.LOCK: self.keys["lock"].tickets[Role.LOCK],
@@ -347,15 +376,31 @@ class Stack:
         keyring = make_keyring(ticket_keys, user=user, uid=uid, gids=gids, admin=admin, trusted=trusted)
         wire = SwitchWire(wrap(self.wire))
         realm = Realm(self.keys["auth"].realm, b"", DIRECTORY, LOCK)
+        slate = new_memory() if before is None else os.dup(before.slate)
+        if before is not None:
+            keyring, cache = Keyring(before.proxy.keyring.session), before.cache
         if cache is None:
             self._caches += 1
             cache = self.folder / f"cache{self._caches}"
-        proxy = Proxy(realm, keyring, wire, deadline_seconds)
-        client = Client(proxy, wire, cache, lock_wait_seconds)
+        proxy = Proxy(realm, keyring, wire, deadline_seconds, Slate(slate))
+        client = Client(proxy, wire, cache, lock_wait_seconds, slate)
         self.clients.append(client)
         if started:
             client.start()
         return client
+
+
+def copied(memory: int) -> int:
+    """A copy of a slate's memory, as it is at this moment."""
+    copy, end = new_memory(), os.fstat(memory).st_size
+    at = 0
+    with suppress(OSError):  # ENXIO: nothing more is written
+        while at < end:
+            at = os.lseek(memory, at, os.SEEK_DATA)
+            until = os.lseek(memory, at, os.SEEK_HOLE)
+            os.pwrite(copy, os.pread(memory, until - at, at), at)
+            at = until
+    return copy
 
 
 def split(path: str) -> list[bytes]:

@@ -36,9 +36,9 @@ class Device:
     """A mounted /dev/fuse. ``descriptor`` is read and written by whoever answers the kernel."""
 
     def __init__(self, mount: MountOptions) -> None:
-        """Mounts. Raises OSError."""
+        """Mounts, unless another process has. Raises OSError."""
         self._place = str(mount.mountpoint)
-        self.descriptor = self._mount(mount)
+        self.descriptor = self._mount(mount) if mount.device is None else mount.device
 
     def _mount(self, mount: MountOptions) -> int:
         options = []
@@ -106,3 +106,7 @@ class Device:
                 log.warning("%s is not unmounted: %s", self._place, error)
                 return
             subprocess.run([helper, "-u", "-q", "-z", "--", self._place], check=False)
+
+    def close(self) -> None:
+        """The end; nobody may be using the descriptor any more."""
+        os.close(self.descriptor)

@@ -81,7 +81,7 @@ class Directories:
     def __init__(self, the: Context) -> None:
         self._the = the
         self._open: dict[int, _Open] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(the.vfs.first_number)
         self.methods: Methods = {
             Opcode.OPENDIR: self.open,
             Opcode.READDIR: self.read,
@@ -95,10 +95,15 @@ class Directories:
         the, ino, who = self._the, request.nodeid, self._the.who(request)
         the.vfs.fresh_attr(ino, who)
         the.vfs.access(ino, READ, who)
-        parent, _ = the.inodes.path(ino, steps=1)
         number = next(self._numbers)
-        self._open[number] = _Open(the.vfs, ino, parent, who)
+        self._begin(request, number)
         return protocol.OPEN_OUT.pack(number, 0, 0)
+
+    def _begin(self, request: Request, number: int) -> _Open:
+        the = self._the
+        parent, _ = the.inodes.path(request.nodeid, steps=1)
+        listing = self._open[number] = _Open(the.vfs, request.nodeid, parent, the.who(request))
+        return listing
 
     def close(self, request: Request) -> Answer:
         """closedir(3)."""
@@ -113,10 +118,10 @@ class Directories:
         """As many entries from the offset on as fit; none at the end."""
         asked = protocol.READ_IN.read(request.body)
         listing = self._open.get(asked.fh)
-        if listing is None:
-            raise fail(errno.EBADF)
         if asked.offset > protocol.OFFSET_MAX:
             raise fail(errno.EINVAL)
+        if listing is None:  # opened at an earlier worker: the listing begins anew, and goes to the offset
+            listing = self._begin(request, asked.fh)
         is_plus = request.opcode == Opcode.READDIRPLUS
         head = len(NO_ENTRY) if is_plus else 0
         parts: list[bytes] = []

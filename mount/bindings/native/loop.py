@@ -9,11 +9,13 @@ import errno
 import logging
 import os
 import threading
+import time
 
 from mount import interruption
 from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.requests import Answer, Request
+from mount.calls import Calls
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,14 @@ _UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPE
 class Loop:
     """Answers requests from ``descriptor`` until the mount is gone or ``stop``."""
 
-    def __init__(self, descriptor: int, operations: Operations) -> None:
+    def __init__(self, descriptor: int, operations: Operations, calls: Calls) -> None:
         self._descriptor = descriptor
         self._operations = operations
+        self._calls = calls
         self._guard = threading.Condition()
         self._threads = 0
         self._idle = 0
+        self._answered_at = time.monotonic()
         self._stopping = False
         self.ended = threading.Event()
         self.is_gone = False
@@ -61,6 +65,15 @@ class Loop:
         with self._guard:
             self._stopping = True
             self._guard.wait_for(lambda: self._idle == self._threads, wait_seconds)
+
+    def is_able(self, patience_seconds: float) -> bool:
+        """Whether there is a thread for the next request, or has been within this time."""
+        with self._guard:
+            return self._idle > 0 or time.monotonic() - self._answered_at < patience_seconds
+
+    def fail(self, unique: int) -> None:
+        """Answers a request that an earlier reader of the descriptor has not."""
+        self._send(unique, errno.EIO, b"")
 
     def _start_another(self) -> None:
         """Under guard."""
@@ -99,6 +112,7 @@ class Loop:
             self._answer(buffer[:count], room)
             with self._guard:
                 self._idle += 1
+                self._answered_at = time.monotonic()
                 if self._stopping:
                     self._guard.notify_all()
                 elif self._idle > IDLE_MAX:
@@ -114,9 +128,11 @@ class Loop:
             return
         body = data[protocol.IN_HEADER.size : head.len]
         request = Request(head.opcode, head.unique, head.nodeid, head.uid, head.gid, head.pid, body, room)
+        self._calls.begin(head.unique & ~protocol.UNIQUE_RESEND)
         number, answer = self._carry_out(request)
         if answer is not None:
             self._send(head.unique, number, answer)
+        self._calls.end()
 
     def _carry_out(self, request: Request) -> tuple[int, Answer]:
         """``(errno, answer)``."""

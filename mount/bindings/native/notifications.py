@@ -1,5 +1,6 @@
 """What is said to the kernel unasked."""
 
+import errno
 import logging
 import os
 import threading
@@ -21,6 +22,17 @@ class Notifications:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._places = threading.BoundedSemaphore(NOTIFYING_MAX)
+
+    def resend(self) -> bool:
+        """Has the kernel hand out again what an earlier reader of the descriptor has read and not answered.
+        False if it does not know how (before Linux 6.9)."""
+        try:
+            os.write(self._descriptor, OUT_HEADER.pack(OUT_HEADER.size, Notify.RESEND, 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
 
     def drop(self, ino: int, offset: int) -> bool:
         """Makes the kernel forget the attributes of an inode, and its pages from ``offset`` (or ALL, NONE)

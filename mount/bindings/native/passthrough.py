@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class Passthrough:
         self._inodes: dict[int, _Inode] = {}
         self._how: dict[int, Fopen] = {}
         self._mapped: set[int] = set()
+        self._restore(vfs.handles())
         self._stopping = False
         self._maps = threading.Thread(target=self._map_loop, name="maps", daemon=True)
         self._maps.start()
@@ -96,6 +97,29 @@ class Passthrough:
         for inode in inodes:
             self._release_all(inode)
 
+    def _restore(self, handles: Sequence[Handle]) -> None:
+        """What an earlier worker has written down."""
+        for handle in handles:
+            record, how = handle.record, Fopen(handle.record.served)
+            inode = self._inodes.setdefault(handle.node.ino, _Inode())
+            inode.backing, inode.file_number = record.backing, record.file_number
+            if record.is_aside:
+                inode.put_aside.append(handle)
+                self._mapped.add(handle.node.ino)
+            else:
+                self._count(inode, handle, how, 1)
+                self._how[handle.number] = how
+            if how == Fopen.PASSTHROUGH:
+                maps = any(one.may_map_for_writing for one in handles if one.node is handle.node)
+                handle.node.copy.lent_before(writes=bool(inode.writers), maps=maps)
+
+    @staticmethod
+    def _count(inode: _Inode, handle: Handle, how: Fopen, step: int) -> None:
+        """Under the inode's guard."""
+        inode.paged += step * (how == PAGED)
+        inode.borrowers += step * bool(how & Fopen.PASSTHROUGH)
+        inode.writers += step * (how == Fopen.PASSTHROUGH and handle.writable)
+
     # Opening
 
     def opened(self, handle: Handle) -> tuple[Fopen, int]:
@@ -105,12 +129,15 @@ class Passthrough:
         inode = self._enter(ino)
         try:
             with inode.guard:
+                if handle.number in self._how:  # its open was answered by an earlier worker, who then died
+                    self._count(inode, handle, self._how.pop(handle.number), -1)
                 how = self._choose(inode, handle)
-                inode.paged += how == PAGED
-                inode.borrowers += bool(how & Fopen.PASSTHROUGH)
-                inode.writers += how == Fopen.PASSTHROUGH and handle.writable
+                self._count(inode, handle, how, 1)
                 self._how[handle.number] = how
-                return how, inode.backing if how & Fopen.PASSTHROUGH else 0
+                backing = inode.backing if how & Fopen.PASSTHROUGH else 0
+                number = inode.file_number if backing else 0
+                self._vfs.note_served(handle, how, backing, number, is_aside=False)
+                return how, backing
         finally:
             self._leave(ino, inode)
 
@@ -153,18 +180,17 @@ class Passthrough:
 
     def closed(self, handle: Handle) -> None:
         """The kernel has let go of a handle, which is released as soon as that may be."""
-        how = self._how.pop(handle.number, PAGED)
+        how = self._how.pop(handle.number)
         wrote = how == Fopen.PASSTHROUGH and handle.writable
         may_be_mapped = wrote and handle.may_map_for_writing
         ino = handle.node.ino
         inode = self._enter(ino)
         try:
             with inode.guard:
-                inode.paged -= how == PAGED
-                inode.borrowers -= bool(how & Fopen.PASSTHROUGH)
-                inode.writers -= wrote
+                self._count(inode, handle, how, -1)
                 if may_be_mapped:
                     inode.put_aside.append(handle)
+                    self._vfs.note_served(handle, how, 0, 0, is_aside=True)
                 if inode.backing and not inode.borrowers:
                     self._unregister(inode)
                 if wrote and not inode.writers:

@@ -89,6 +89,7 @@ class Init(enum.IntFlag):
     INIT_EXT = 1 << 30
     DIRECT_IO_ALLOW_MMAP = 1 << 36
     PASSTHROUGH = 1 << 37
+    HAS_RESEND = 1 << 39
 
 
 class Fopen(enum.IntFlag):

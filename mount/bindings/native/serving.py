@@ -12,6 +12,7 @@ from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.device import Device
 from mount.bindings.native.loop import BUFFER_BYTES, DATA_BYTES, THREADS_MAX, Loop
+from mount.bindings.native.notifications import ALL, Notifications
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.passthrough import is_possible
 from mount.bindings.native.protocol import Init, InitIn, InitOut, Opcode
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
 """How long what is being carried out may take when the mount is to end."""
+
+PATIENCE_SECONDS = 30.0
+"""How long all threads may be busy, besides waiting for locks and services, before something is wrong."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -82,15 +86,28 @@ def read_init(data: bytes) -> tuple[int, InitIn]:
     return head.unique, protocol.INIT_IN.read(data, first)
 
 
-def _begin(device: Device, wanted: Init) -> InitOut:
+def _begin(device: Device, vfs: Vfs, wanted: Init) -> InitOut:
     """Answers INIT, and tells how."""
     unique, asked = read_init(os.read(device.descriptor, BUFFER_BYTES))
     agreed = agree(asked, wanted)
     answer = protocol.INIT_OUT.pack(*agreed)
+    vfs.slate.keep_init_answer(answer)
+    vfs.calls.note_all = not asked.flags2 << 32 & Init.HAS_RESEND
     header = protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(answer), 0, unique)
     os.write(device.descriptor, header + answer)
     log.info("speaking FUSE %d.%d with the kernel", agreed.major, agreed.minor)
     return agreed
+
+
+def _go_on(notifications: Notifications, vfs: Vfs, loop: Loop) -> None:
+    """As the next worker. The kernel says INIT once, and an earlier one has agreed. What that one had read
+    and not answered comes once more; where the kernel is too old for that, it fails."""
+    if notifications.resend():
+        return
+    vfs.calls.note_all = True
+    for unique in vfs.give_up_calls():
+        log.info("call %d was under way when the worker before ended: EIO", unique)
+        loop.fail(unique)
 
 
 @contextmanager
@@ -104,26 +121,37 @@ def _signals_set(event: threading.Event) -> Iterator[None]:
 
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
-    """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. To be called
-    by the main thread. ``on_ready`` is called when the kernel has begun to ask, and told whether it
-    serves open files itself.
+    """Mounts (unless the keeper has) and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP)
+    ends it. To be called by the main thread. ``on_ready`` is called when the kernel has begun to ask, and
+    told whether it serves open files itself.
 
     Raises OSError if it cannot be mounted.
     """
     device = Device(mount)
     try:
-        agreed = _begin(device, WANTED if mount.passthrough else WANTED & ~Init.PASSTHROUGH)
+        answer = vfs.slate.init_answer
+        if answer is None:
+            agreed = _begin(device, vfs, WANTED if mount.passthrough else WANTED & ~Init.PASSTHROUGH)
+        else:
+            agreed = protocol.INIT_OUT.read(answer)
         passes = bool(agreed.max_stack_depth) and is_possible(device.descriptor, mount.cache_dir)
         the = Context(vfs, device.descriptor, owners, trusted=mount.trusted, passes=passes)
-        loop = Loop(device.descriptor, Operations(the))
+        loop = Loop(device.descriptor, Operations(the), vfs.calls)
+        patience_seconds = PATIENCE_SECONDS + mount.lock_wait_seconds + 2 * mount.deadline_seconds
+        vfs.checks.append(lambda: loop.is_able(patience_seconds))
+        if answer is not None:
+            _go_on(the.notifications, vfs, loop)
         with _signals_set(loop.ended):
             loop.start()
             on_ready(passes)
+            for handle in vfs.handles():  # of an earlier worker, who knew of which version the pages are
+                the.notifications.drop(handle.node.ino, ALL)
             loop.ended.wait()
             if not loop.is_gone:
                 device.unmount()
             loop.stop(STOP_SECONDS)
             the.passthrough.close()
     except BaseException:
-        device.unmount()
+        if mount.device is None:
+            device.unmount()
         raise
