@@ -139,6 +139,8 @@ def mount(
         passthrough=not no_passthrough,
         hang_seconds=hang,
     )
+    if Path(os.path.realpath(options.cache_dir)).is_relative_to(place):
+        raise click.UsageError("the folder of --cache-dir is below the mountpoint, and would be out of reach")
     if worker:
         mounted.work(options, whose, Given.parse(worker))
         return

@@ -103,7 +103,7 @@ def _restore_writers(proxy: Proxy, node: Node, writers: list[OpenFile], attr: At
         node.failure = Conflict("somebody else has written meanwhile")
     elif copy.dirty:
         node.lock_lost = not was_kept  # the next write or commit finds out what that means
-    elif attr is not None:
+    elif attr is not None and attr.version >= copy.version:  # else it is from before a late commit arrived
         base = copy.version or writers[0].version
         node.move_to(attr)
         if not was_kept and attr.version != base:

@@ -90,11 +90,12 @@ def test_no_new_mount_while_the_auth_server_is_away(
 ) -> None:
     own_realm.stop("auth")
     try:
-        told = own_realm.run(
-            "mount", str(tmp_path), "--cache-dir", str(tmp_path / "cache"), user="rolf", status=3
-        )
+        place = tmp_path / "place"
+        place.mkdir()
+        words = ("mount", str(place), "--cache-dir", str(tmp_path / "cache"))
+        told = own_realm.run(*words, user="rolf", status=3)
         assert len(told.stderr.splitlines()) == 1
-        assert str(tmp_path) not in mountpoints()
+        assert str(place) not in mountpoints()
         (mount.path / "without-auth").write_text("who is in stays in")
         assert (mount.path / "without-auth").read_text() == "who is in stays in"
         (mount.path / "without-auth").unlink()

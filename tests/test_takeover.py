@@ -334,6 +334,19 @@ def test_an_open_that_was_not_answered_is_answered_again(stack: Stack) -> None:
     assert list(second.proxy.slate.handles.items()) == []
 
 
+def test_an_open_is_answered_again_though_the_name_is_gone(stack: Stack) -> None:
+    """Else the handle would be open for ever, and its lock held."""
+    first = stack.client()
+    first.write("/file", b"content")
+    with first.call(7):
+        handle = first.open("/file", os.O_RDWR)
+        first.kill()
+    stack.client().unlink("/file")
+    second = stack.client(before=first)
+    with second.call(7):
+        assert second.open("/file", os.O_RDWR) == handle
+
+
 def test_an_append_that_was_not_answered_is_there_once(stack: Stack) -> None:
     first = stack.client()
     first.write("/file", b"0")
