@@ -140,7 +140,8 @@ def mount(
         hang_seconds=hang,
     )
     if Path(os.path.realpath(options.cache_dir)).is_relative_to(place):
-        raise click.UsageError("the folder of --cache-dir is below the mountpoint, and would be out of reach")
+        text = "the cache folder is below the mountpoint, and would be out of reach"
+        raise OSError(errno.EINVAL, text, str(options.cache_dir))
     if worker:
         mounted.work(options, whose, Given.parse(worker))
         return

@@ -65,6 +65,11 @@ def test_a_mountpoint_that_is_not_empty(mia: RealRealm, place: Path) -> None:
     assert "not empty" in refused(mia, place, 6)
 
 
+def test_a_cache_folder_below_the_mountpoint(mia: RealRealm, place: Path) -> None:
+    assert "below the mountpoint" in refused(mia, place, 2, "--cache-dir", str(place / "cache"))
+    assert os.listdir(place) == []
+
+
 def test_a_mountpoint_in_use(mia: RealRealm, tmp_path: Path) -> None:
     with fresh_mount(mia, "mia") as mount:
         assert "mounted there already" in refused(mia, mount.path, 6)

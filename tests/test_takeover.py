@@ -14,6 +14,7 @@ import pytest
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
+from wire.errors import fail
 from wire.messages.common import Caller
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -234,17 +235,21 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at_change(stack: Stack, client: Client) -> Iterator[None]:
-    """In the block the next change of the directory is made, and its answer comes too late."""
+def killed_at_change(stack: Stack, client: Client, *, before: bool = False) -> Iterator[None]:
+    """In the block the next change of the directory is made, and its answer comes too late; or ``before`` it
+    is sent, the worker dies."""
 
     def cut(url: str, _headers: Mapping[str, str]) -> None:
         if url.endswith("/v1/mutations"):
             client.cut()
+            if before:
+                raise fail(errno.ENETDOWN)
 
-    stack.wire.after.append(cut)
+    hooks = stack.wire.before if before else stack.wire.after
+    hooks.append(cut)
     with pytest.raises(OSError):
         yield
-    stack.wire.after.remove(cut)
+    hooks.remove(cut)
 
 
 def change(client: Client, what: str) -> int:
@@ -273,13 +278,14 @@ def change(client: Client, what: str) -> int:
 CHANGES = ("mkdir", "create", "unlink", "rename", "link", "setxattr")
 
 
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_change_whose_worker_died_is_made_once(stack: Stack, what: str) -> None:
-    """The change had been made, and in between other calls acknowledge what they may."""
+def test_a_change_whose_worker_died_is_made_once(stack: Stack, what: str, before: bool) -> None:
+    """Other calls acknowledge what they may before it is repeated."""
     first = stack.client()
     first.write("/file", b"file")
     first.walk("/file")
-    with killed_at_change(stack, first), first.call(7):
+    with killed_at_change(stack, first, before=before), first.call(7):
         change(first, what)
     second = restarted(stack, first)
     with second.call(8):
