@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import mmap
 import os
 import select
 import shutil
@@ -196,6 +197,42 @@ def can_write(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_what_the_kernel_serves_itself_goes_on(own_realm: RealRealm, mount: RealMount, folder: Path) -> None:
+    """Files with a backing file: one read, one written, one mapped by who has closed it (see
+    mount.bindings.native.passthrough)."""
+    if not mount.record().passthrough:
+        pytest.skip("the kernel serves no files itself here")
+    content = os.urandom(2 * 2**20)
+    (folder / "read").write_bytes(content)
+    (folder / "mapped").write_bytes(content)
+    with (
+        (folder / "read").open("rb", buffering=0) as reader,
+        (folder / "written").open("wb", buffering=0) as writer,
+        (folder / "mapped").open("rb") as keeps_it_backed,
+        (folder / "mapped").open("r+b") as file,
+        mmap.mmap(file.fileno(), 0) as mapped,
+    ):
+        file.close()
+        writer.write(content)
+        kill_worker(mount)
+        assert reader.read(100) == content[:100]
+        writer.write(b"the end")
+        mapped[:3] = b"abc"
+        assert (folder / "read").read_bytes() == content, "one more open finds the file backed already"
+        kill_worker(mount)
+        assert writer.write(b".") == 1
+        assert keeps_it_backed.read() == b"abc" + content[3:]
+    with fresh_mount(own_realm, "wanda") as other:
+        place = other.path / folder.name
+        assert (place / "written").read_bytes() == content + b"the end."
+        wait_until(lambda: (place / "mapped").read_bytes() == b"abc" + content[3:])
+        with (place / "mapped").open("r+b") as file:
+            file.write(b"the lock is free")
+    with (folder / "read").open("r+b") as file:
+        file.write(b"and pages are in order")
+    assert (folder / "read").read_bytes().startswith(b"and pages")
 
 
 def test_a_directory_that_is_being_read_goes_on(mount: RealMount, folder: Path) -> None:
