@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mount.bindings.native.passthrough import Passthrough
+from mount.bindings.native.protocol import Fopen
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
@@ -454,6 +456,22 @@ def can_write(client: Client, path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_the_backing_file_of_an_inode_is_known_whichever_handle_names_it(stack: Stack) -> None:
+    """One that the kernel has closed, and whose map may be left, names none."""
+    first = stack.client()
+    first.write("/file", b"content")
+    reader, mapped = first.open("/file", os.O_RDONLY), first.open("/file", os.O_RDWR)
+    for number, backing, is_aside in ((reader, 3, False), (mapped, 0, True)):
+        handle = next(handle for handle in first.vfs.handles() if handle.number == number)
+        first.vfs.note_served(handle, Fopen.PASSTHROUGH, backing, 9 * bool(backing), is_aside=is_aside)
+    second = restarted(stack, first)
+    passthrough = Passthrough(second.vfs, -1, lambda _handle: None, is_possible=False)
+    inode = passthrough._inodes[second.vfs.inode_of(reader)]
+    assert (inode.backing, inode.file_number, inode.borrowers) == (3, 9, 1)
+    assert [handle.number for handle in inode.put_aside] == [mapped]
+    passthrough.close()
 
 
 def test_locks_that_nobody_needs_any_more_are_given_back(stack: Stack) -> None:

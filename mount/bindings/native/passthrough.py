@@ -102,7 +102,8 @@ class Passthrough:
         for handle in handles:
             record, how = handle.record, Fopen(handle.record.served)
             inode = self._inodes.setdefault(handle.node.ino, _Inode())
-            inode.backing, inode.file_number = record.backing, record.file_number
+            if record.backing:  # the inode's, though some of its handles may have none
+                inode.backing, inode.file_number = record.backing, record.file_number
             if record.is_aside:
                 inode.put_aside.append(handle)
                 self._mapped.add(handle.node.ino)
