@@ -69,7 +69,6 @@ class Lendable:
         self._origin: tuple[int, bytes] | None = None
         self._exact = False
         self._allocated = 0
-        self._was_lent = False
         self._is_back = True
         """Whether all that was opened for writing through lent descriptors is closed; maps may be left."""
         self._past_us = False
@@ -97,7 +96,6 @@ class Lendable:
         with self._lock:
             if not self._can_be_lent(writes and not at_any_size):
                 return None
-            self._was_lent = True
             self._is_back = self._is_back and not writes
             if writes:
                 self._begin_past_us(maps=access == os.O_RDWR)
@@ -106,7 +104,6 @@ class Lendable:
     def lent_before(self, *, writes: bool, maps: bool) -> None:
         """For a copy that was loaded: an earlier process has lent it, and its borrowers have it still."""
         with self._lock:
-            self._was_lent = True
             self._is_back = self._is_back and not writes
             self._mapped = self._past_us and maps
 
@@ -268,12 +265,11 @@ class Lendable:
 
     def _go_on_alone(self) -> None:
         """Rule 6: from here on the file may lose anything. What was changed past us and not found is gone."""
-        is_borrowed = (self._was_lent or self._allocated or self.size) and self._file.is_borrowed()
-        if is_borrowed and not self._file.leave(COPY_OVER_MAX):
+        if self._file.is_borrowed() and not self._file.leave(COPY_OVER_MAX):
             self._records.forget()
             self._chunks.give_up(self._changes.keep_size)
             self._file.leave_empty()
-        self._was_lent = self._past_us = self._mapped = False
+        self._past_us = self._mapped = False
 
     # Records
 
