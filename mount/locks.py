@@ -113,9 +113,7 @@ class WriteLocks:
             now = time.monotonic()
             poll_seconds = min(max(0.0, last_moment - now), POLL_SECONDS)
             with self._left_early(ino) if is_interruptible else nullcontext():
-                locks, answer = self._ask(
-                    [ino], poll_seconds, lambda locks: self._held.update((lock.ino, lock) for lock in locks)
-                )
+                locks, answer = self._ask([ino], poll_seconds, self._hold)
             if locks:
                 return locks[0]
             if is_interruptible and interruption.is_interrupted():
@@ -127,6 +125,11 @@ class WriteLocks:
                 raise Busy(f"{answer.holder or 'somebody'} has the write lock")
             if time.monotonic() - now < poll_seconds / 2:  # the server holds back too many already
                 self._stop.wait(BUSY_SERVER_PAUSE_SECONDS)
+
+    def _hold(self, locks: list[WriteLock]) -> None:
+        """Under guard. Who waited when the lock was ours before has had it meanwhile, or has gone."""
+        self._held.update((lock.ino, lock) for lock in locks)
+        self._wanted -= {lock.ino for lock in locks}
 
     @contextmanager
     def _left_early(self, ino: int) -> Iterator[None]:
