@@ -106,13 +106,19 @@ class Passthrough:
         try:
             with inode.guard:
                 how = self._choose(inode, handle)
-                inode.paged += how == PAGED
+                inode.paged += _may_have_pages(how, handle)
                 inode.borrowers += bool(how & Fopen.PASSTHROUGH)
                 inode.writers += how == Fopen.PASSTHROUGH and handle.writable
                 self._how[handle.number] = how
                 return how, inode.backing if how & Fopen.PASSTHROUGH else 0
         finally:
             self._leave(ino, inode)
+
+    def may_refuse(self, ino: int, flags: int) -> bool:
+        """Whether a file that is opened with these flags may turn out not to be servable: it must not have
+        been truncated before."""
+        inode = self._inodes.get(ino)
+        return flags & os.O_ACCMODE == os.O_RDWR and inode is not None and inode.borrowers > 0
 
     def _choose(self, inode: _Inode, handle: Handle) -> Fopen:
         """Under the inode's guard."""
@@ -160,7 +166,7 @@ class Passthrough:
         inode = self._enter(ino)
         try:
             with inode.guard:
-                inode.paged -= how == PAGED
+                inode.paged -= _may_have_pages(how, handle)
                 inode.borrowers -= bool(how & Fopen.PASSTHROUGH)
                 inode.writers -= wrote
                 if may_be_mapped:
@@ -261,6 +267,12 @@ def is_possible(descriptor: int, folder: Path) -> bool:
             log.info("the kernel serves no open files itself: %s", error)
             return False
         return True
+
+
+def _may_have_pages(how: Fopen, handle: Handle) -> bool:
+    """A shared map of a file that goes around the pages has pages, and from then on, until its RELEASE, the
+    kernel counts that file among those with pages."""
+    return how == PAGED or (how == Fopen.DIRECT_IO and handle.readable)
 
 
 def _is_worth_it(handle: Handle) -> bool:
