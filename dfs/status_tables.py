@@ -55,14 +55,19 @@ def _services(services: list[Service]) -> Table:
 
 
 def _mounts(status: Status) -> Table:
-    table = Table("mountpoint", "state", "user", "realm", "binding", "pid", "for", "not committed")
+    table = Table()
+    for name in ("mountpoint", "state", "user", "realm", "binding", "pid", "for", "not committed"):
+        # Where it is too narrow, these two are folded, nothing is cut off, and no word is broken.
+        table.add_column(
+            name.replace(" ", "\n"), overflow="fold", no_wrap=name not in ("mountpoint", "realm")
+        )
     for mount in status.mounts:
         table.add_row(
             mount.mountpoint,
             _coloured(mount.state),
             mount.user,
-            mount.realm,
-            f"{mount.binding}, passthrough" if mount.passthrough else mount.binding,
+            mount.realm.partition("://")[2],
+            f"{mount.binding},\npassthrough" if mount.passthrough else mount.binding,
             str(mount.pid),
             f"{max(0.0, time.time() - mount.started):.0f} s",
             "?" if mount.unsaved is None else f"{mount.unsaved} files" if mount.unsaved else "",

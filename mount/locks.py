@@ -146,6 +146,11 @@ class WriteLocks:
             if time.monotonic() - now < poll_seconds / 2:  # the server holds back too many already
                 self._stop.wait(BUSY_SERVER_PAUSE_SECONDS)
 
+    def _hold(self, locks: list[WriteLock]) -> None:
+        """Under guard. Who waited when the lock was ours before has had it meanwhile, or has gone."""
+        self._held.update((lock.ino, lock) for lock in locks)
+        self._wanted -= {lock.ino for lock in locks}
+
     @contextmanager
     def _left_early(self, ino: int) -> Iterator[None]:
         """Who is interrupted in the block leaves the queue, and the server answers the waiting request."""

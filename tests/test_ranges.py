@@ -1,6 +1,5 @@
 """Ranges of open files: fallocate(2), lseek(2) and copy_file_range(2) do what they do to a local file."""
 
-import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mount.ranges import KEEP_SIZE, PIECE_BYTES, PUNCH_HOLE, ZERO_RANGE
+from tests.support.holes import fallocate
 from tests.support.stack import Client, Stack
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 
@@ -19,8 +19,6 @@ READ, WRITE, MAKE = os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT | os.O_TRUN
 BLOCK, CHUNK = 4096, CHUNK_BYTES
 COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE = 0x08, 0x20, 0x40
 MODES = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE)
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 marks = st.sampled_from([0, 0, 1, 100, BLOCK, CHUNK - 3, CHUNK, CHUNK + BLOCK, 2 * CHUNK, 2 * CHUNK + 5])
 sizes = st.sampled_from([1, 50, BLOCK, CHUNK - 100, CHUNK, CHUNK + 7])
@@ -53,12 +51,6 @@ def fails(run: Callable[[], object]) -> str:
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     return ""
-
-
-def fallocate(descriptor: int, mode: int, offset: int, size: int) -> None:
-    """fallocate(2)."""
-    if _libc.fallocate(descriptor, mode, offset, size):
-        raise OSError(ctypes.get_errno(), "fallocate")
 
 
 def places(seek: Callable[[int, int], int]) -> list[int | str]:

@@ -104,3 +104,12 @@ def test_numbers_that_were_not_used_for_long_are_given_back(
     wait_until(lambda: stack.lock_holders() and not before & set(stack.lock_holders()))
     one.write("/second", b"2")
     assert one.walk("/second").ino not in before
+
+
+def test_who_waited_for_the_lock_when_it_was_ours_before_keeps_nobody_waiting(stack: Stack) -> None:
+    one = stack.client()
+    one.write("/file", b"content")
+    wait_until(lambda: one.walk("/file").ino not in stack.lock_holders())
+    one.proxy.write_locks._wanted = frozenset({one.walk("/file").ino})  # as a renewal had told
+    with one.opened("/file", WRITE), one.opened("/file", WRITE | os.O_NONBLOCK):
+        pass

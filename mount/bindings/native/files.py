@@ -13,6 +13,7 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.nodes import Handle
+from mount.tree import Changes
 from wire.errors import fail
 
 COPY_BYTES_MAX = 1 << 30
@@ -42,7 +43,21 @@ class Files:
     def open(self, request: Request) -> Answer:
         """open(2) of what the kernel believes a path to name."""
         asked = protocol.OPEN_IN.read(request.body)
+        if asked.flags & os.O_TRUNC and self._the.passthrough.may_refuse(request.nodeid, asked.flags):
+            return self._open_and_truncate(request, asked.flags & ~os.O_TRUNC)
         return self._opened(self._open_inode(request, asked.flags))
+
+    def _open_and_truncate(self, request: Request, flags: int) -> bytes:
+        """One after the other: what cannot be opened keeps its content."""
+        handle = self._open_inode(request, flags)
+        answer = self._opened(handle)
+        try:
+            self._the.vfs.setattr(handle.node.ino, Changes(size=0), handle.caller, handle.number)
+        except BaseException:
+            del self._open[handle.number]
+            self._the.passthrough.closed(handle)
+            raise
+        return answer
 
     def _open_inode(self, request: Request, flags: int) -> Handle:
         the, ino, who = self._the, request.nodeid, self._the.who(request)

@@ -117,7 +117,7 @@ class Passthrough:
     @staticmethod
     def _count(inode: _Inode, handle: Handle, how: Fopen, step: int) -> None:
         """Under the inode's guard."""
-        inode.paged += step * (how == PAGED)
+        inode.paged += step * _may_have_pages(how, handle)
         inode.borrowers += step * bool(how & Fopen.PASSTHROUGH)
         inode.writers += step * (how == Fopen.PASSTHROUGH and handle.writable)
 
@@ -141,6 +141,12 @@ class Passthrough:
                 return how, backing
         finally:
             self._leave(ino, inode)
+
+    def may_refuse(self, ino: int, flags: int) -> bool:
+        """Whether a file that is opened with these flags may turn out not to be servable: it must not have
+        been truncated before."""
+        inode = self._inodes.get(ino)
+        return flags & os.O_ACCMODE == os.O_RDWR and inode is not None and inode.borrowers > 0
 
     def _choose(self, inode: _Inode, handle: Handle) -> Fopen:
         """Under the inode's guard."""
@@ -288,6 +294,12 @@ def is_possible(descriptor: int, folder: Path) -> bool:
             log.info("the kernel serves no open files itself: %s", error)
             return False
         return True
+
+
+def _may_have_pages(how: Fopen, handle: Handle) -> bool:
+    """A shared map of a file that goes around the pages has pages, and from then on, until its RELEASE, the
+    kernel counts that file among those with pages."""
+    return how == PAGED or (how == Fopen.DIRECT_IO and handle.readable)
 
 
 def _is_worth_it(handle: Handle) -> bool:
