@@ -106,10 +106,6 @@ class WriteLocks:
         with self._guard:
             return self._held.get(ino)
 
-    def _hold(self, locks: list[WriteLock]) -> None:
-        """Under guard."""
-        self._held.update((lock.ino, lock) for lock in locks)
-
     def close(self) -> None:
         """Gives everything back, as far as the lock server can be reached."""
         self._stop.set()

@@ -14,7 +14,9 @@ def test_nothing_of_a_mount_is_cut_off_at_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     place, realm = "/home/adalbert/projects/one", "http://realm.example.org:7400"
     started = time.time() - 48_000.2
-    mount = Mount(place, "native", True, 2391234, realm, "adalbert", "/c", "/s", started, "mounted", 12)
+    mount = Mount(
+        place, "native", True, 2391234, realm, "adalbert", "/c", "/s", started, 7, "1", "mounted", 12
+    )
     show(Status(realm, [], None, [mount]))
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 80
