@@ -309,6 +309,18 @@ def test_offsets_and_times_beyond_what_there_is(kernel: Kernel) -> None:
     kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
 
 
+def test_times_before_1970(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"old")
+    before = 2**64 - 5
+    fields = protocol.SETATTR_IN.kind(*[0] * 16)._replace(valid=Fattr.MTIME, mtime=before, mtimensec=7)
+    status, answer = kernel.ask(Opcode.SETATTR, protocol.SETATTR_IN.pack(*fields), ino)
+    attr = protocol.ATTR.read(answer, protocol.ATTR_OUT.size)
+    assert (status, attr.mtime, attr.mtimensec) == (0, before, 7)
+    _, answer = kernel.ask(Opcode.STATX, protocol.STATX_IN.pack(0, 0, 0, 0, 0), ino)
+    assert (protocol.STATX_OUT.read(answer).mtime, protocol.STATX_OUT.read(answer).mtimensec) == (-5, 7)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+
+
 def test_what_is_not_known_is_said_so(kernel: Kernel) -> None:
     assert kernel.ask(999) == (errno.ENOSYS, b"")
     assert kernel.ask(Opcode.IOCTL) == (errno.ENOTTY, b"")
