@@ -189,11 +189,11 @@ class Kernel:
 
     def __init__(self, stack: Stack) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._theirs = theirs
+        self.theirs = theirs
         self._unique = 2
         client = stack.client()
-        self._the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
-        self._loop = Loop(theirs.fileno(), Operations(self._the), client.vfs.calls)
+        self.the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
+        self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
         self._loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
@@ -221,8 +221,8 @@ class Kernel:
         """The mount is gone."""
         self._socket.close()
         self._loop.stop(5)
-        self._the.passthrough.close()
-        self._theirs.close()
+        self.the.passthrough.close()
+        self.theirs.close()
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +281,42 @@ def test_a_listing_is_cut_into_what_fits_and_goes_on(kernel: Kernel, opcode: Opc
     _, answer = kernel.ask(opcode, again, ino)
     assert protocol.DIRENT.read(answer, head).off == 4
     assert kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)[0] == 0
+
+
+def listed(answer: bytes) -> Iterator[tuple[bytes, int]]:
+    """The names of a READDIRPLUS, and the inodes that they are told to be; 0: for another time."""
+    head = COMPOSED["fuse_entry_out"]
+    while answer:
+        entry, first = protocol.DIRENT.read(answer, head), head + protocol.DIRENT.size
+        yield answer[first : first + entry.namelen], protocol.ENTRY_OUT.read(answer).nodeid
+        answer = answer[-(-(first + entry.namelen) // 8) * 8 :]
+
+
+@pytest.fixture
+def folder(kernel: Kernel, request: pytest.FixtureRequest) -> int:
+    """A directory of four files."""
+    name = request.node.name.encode()
+    _, answer = kernel.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + name + b"\0")
+    ino = protocol.ENTRY_OUT.read(answer).nodeid
+    for name in (b"a", b"b", b"c", b"d"):
+        kernel.ask(Opcode.MKNOD, protocol.MKNOD_IN.pack(0o100644, 0, 0, 0) + name + b"\0", ino)
+    return ino
+
+
+def test_what_has_changed_since_the_listing_was_begun_is_no_more_than_a_name(
+    kernel: Kernel, folder: int
+) -> None:
+    _, answer = kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0), folder)
+    number = protocol.OPEN_OUT.read(answer).fh
+    ask = protocol.READ_IN.pack(number, 0, 3 * COMPOSED["fuse_direntplus"] + 24, 0, 0, 0, 0)
+    assert [name for name, _ in listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1])] == [b".", b"..", b"a"]
+    assert kernel.ask(Opcode.UNLINK, b"b\0", folder)[0] == 0
+    assert kernel.ask(Opcode.UNLINK, b"c\0", folder)[0] == 0
+    ask = protocol.READ_IN.pack(number, 3, 4096, 0, 0, 0, 0)
+    told = dict(listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1]))
+    assert told == {b"b": 0, b"c": 0, b"d": told[b"d"]}
+    assert told[b"d"]
+    kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), folder)
 
 
 def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) -> None:

@@ -1,5 +1,6 @@
-"""How the files of one inode are open at once, as the kernel is told, and when they are released. The kernel's
-part is played by the test: it needs no /dev/fuse.
+"""How the files of one inode are open at once, as the kernel is told, and when they are released.
+
+The kernel's part is played by the test: none of this needs /dev/fuse.
 """
 
 import logging
