@@ -2,8 +2,9 @@
 
 An inode is in one of two modes as long as a file of it is open (fs/fuse/iomode.c): either some opens have
 pages (or get them when they are mapped, as those with DIRECT_IO alone), or all have one backing file. Those
-of the latter that must not read or write it by themselves are marked DIRECT_IO as well. What is answered to an OPEN is what the kernel does until the RELEASE, so counting
-here between the two is counting a little longer than the kernel does: what it would refuse is never answered.
+of the latter that must not read or write it by themselves are marked DIRECT_IO as well. What is answered to
+an OPEN is what the kernel does until the RELEASE, so counting here between the two is counting a little
+longer than the kernel does: what it would refuse is never answered.
 
 The backing file is the file that the local copy has. When the copy goes on with another one (a newer version,
 a conflict), those who have the old one keep it, and who opens then goes around it, until they are done.
