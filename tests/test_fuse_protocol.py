@@ -9,6 +9,7 @@ import re
 import socket
 import stat
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -371,6 +372,25 @@ def test_a_request_that_is_no_request_is_not_the_end(
         assert kernel.ask(Opcode.SETATTR, b"short") == (errno.EINVAL, b"")
         kernel.ask(Opcode.BATCH_FORGET, protocol.BATCH_FORGET_IN.pack(2**32 - 1, 0))
         assert kernel.ask(Opcode.STATFS)[0] == 0
+
+
+def test_without_another_thread_those_that_are_there_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Stack(tmp_path) as stack:
+        kernel = Kernel(stack)
+        start = threading.Thread.start
+
+        def fails(thread: threading.Thread) -> None:
+            if thread.name == "fuse":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fails)
+            assert kernel.ask(Opcode.STATFS)[0] == 0
+            assert kernel.ask(Opcode.STATFS)[0] == 0
+        kernel.close()
 
 
 WORDS = st.one_of(st.sampled_from([0, 1, 2, 3, 4096, 2**31, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))

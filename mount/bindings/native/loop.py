@@ -76,10 +76,19 @@ class Loop:
         self._send(unique, errno.EIO, b"")
 
     def _start_another(self) -> None:
-        """Under guard."""
+        """Under guard. Raises RuntimeError if the system lets there be no more threads."""
+        threading.Thread(target=self._run, name="fuse", daemon=True).start()
         self._threads += 1
         self._idle += 1
-        threading.Thread(target=self._run, name="fuse", daemon=True).start()
+
+    def _see_to_readers(self) -> None:
+        """Under guard: somebody shall read the next request, while this thread carries out its own."""
+        if self._idle or self._threads >= THREADS_MAX:
+            return
+        try:
+            self._start_another()
+        except RuntimeError as error:
+            log.info("the next request waits for one of %d threads: %s", self._threads, error)
 
     def _run(self) -> None:
         try:
@@ -107,8 +116,7 @@ class Loop:
                 return
             with self._guard:
                 self._idle -= 1
-                if not self._idle and self._threads < THREADS_MAX:
-                    self._start_another()
+                self._see_to_readers()
             self._answer(buffer[:count], room)
             with self._guard:
                 self._idle += 1
