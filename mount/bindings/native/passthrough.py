@@ -12,7 +12,7 @@ a conflict), those who have the old one keep it, and who opens then goes around 
 A map outlives the RELEASE of the open that it was made of, and is written to without a trace. So files that
 are opened for reading and writing have pages, unless somebody reads them from a backing file already. Then
 such a handle is released, as the Vfs knows it (that is: looked through for the last time, and unlocked), when
-nobody has the local copy's file any more.
+nobody has the local copy's file for writing any more.
 """
 
 import errno
