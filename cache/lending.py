@@ -216,8 +216,8 @@ class Lendable:
     def _rescan(self) -> int:
         if not self._past_us or self._file.is_closed:
             return 0
-        # First: if nobody has it for writing now, nobody writes after the scan. Who could not have a map and is back
-        # cannot write any more either, though the kernel may still be about to close it.
+        # First: if nobody has it for writing now, nobody writes after the scan. Who could not have a map and
+        # is back cannot write any more either, though the kernel may still be about to close it.
         borrowed = self._has_writing_maps() if self._is_back else self._file.is_borrowed()
         self._unscanned = self._file.written_at() or self._unscanned
         if self._unscanned or self._mapped or self._look_again:
