@@ -9,9 +9,12 @@ import re
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,7 +26,7 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.loop import Loop
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
-from mount.bindings.native.serving import agree, read_init
+from mount.bindings.native.serving import agree, read_init, signals_tell
 from mount.owners import Owners
 from tests.support.stack import Stack
 
@@ -391,6 +394,18 @@ def test_without_another_thread_those_that_are_there_go_on(
             assert kernel.ask(Opcode.STATFS)[0] == 0
             assert kernel.ask(Opcode.STATFS)[0] == 0
         kernel.close()
+
+
+def test_signals_that_come_while_one_is_handled_are_no_deadlock() -> None:
+    ended: SimpleQueue[None] = SimpleQueue()
+    script = "import os, signal\nwhile True: os.kill(os.getppid(), signal.SIGHUP)"
+    with signals_tell(ended), subprocess.Popen([sys.executable, "-c", script]) as sender:
+        try:
+            for _ in range(3000):
+                ended.get()
+        finally:
+            sender.kill()
+            sender.wait()
 
 
 WORDS = st.one_of(st.sampled_from([0, 1, 2, 3, 4096, 2**31, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))

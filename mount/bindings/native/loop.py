@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from queue import SimpleQueue
 
 from mount import interruption
 from mount.bindings.native import protocol
@@ -51,7 +52,8 @@ class Loop:
         self._idle = 0
         self._answered_at = time.monotonic()
         self._stopping = False
-        self.ended = threading.Event()
+        self.ended: SimpleQueue[None] = SimpleQueue()
+        """Something is put there at the end; also by who handles signals."""
         self.is_gone = False
         """Whether the kernel has said that there is no mount any more."""
 
@@ -95,7 +97,7 @@ class Loop:
             self._serve()
         except Exception:
             log.exception("a thread of the mount has failed")
-            self.ended.set()
+            self.ended.put(None)
 
     def _serve(self) -> None:
         buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -112,7 +114,7 @@ class Loop:
                 count = 0
             if not count:
                 self.is_gone = True
-                self.ended.set()
+                self.ended.put(None)
                 return
             with self._guard:
                 self._idle -= 1
