@@ -26,6 +26,7 @@ next time: rule 8, or the next load. Maps may be written to without taking the m
 possible (a borrower that reads and writes) each rescan looks.
 """
 
+import itertools
 import os
 import threading
 import time
@@ -144,6 +145,14 @@ class Lendable:
             self._take_size()
             return self._file.written_at() or self._unscanned
 
+    def chunks_with_data(self, first: int, end: int) -> list[int]:
+        """Which of these chunks the file has anything of but holes: there may be very many without."""
+        with self._lock:
+            if self._file.is_closed:
+                return []
+            found = self._file.chunks_with_data(CHUNK_BYTES, first)
+            return list(itertools.takewhile(lambda index: index < end, found))
+
     def rescan(self) -> int:
         """Finds out what was changed past us: ``size`` and what is dirty are true as of now. Returns when
         that was last written, 0 if nothing was. Raises OSError; the next one then finds the same."""
@@ -182,7 +191,10 @@ class Lendable:
         return not (self._is_back and self._has_writing_maps())
 
     def _has_writing_maps(self) -> bool:
-        return self._past_us and self._mapped and bool(self._file.is_borrowed())
+        """Who only reads is no reason to wait: he may have the file open for days."""
+        if not self._past_us or not self._mapped or not self._file.is_borrowed():
+            return False
+        return self._file.is_written_by_others()
 
     def _begin_past_us(self, maps: bool) -> None:
         """Rule 7."""
@@ -201,9 +213,9 @@ class Lendable:
     def _rescan(self) -> int:
         if not self._past_us or self._file.is_closed:
             return 0
-        # First: if nobody has it now, nobody writes after the scan. Who could not have a map and is back
-        # cannot write any more either, though the kernel may still be about to close it.
-        borrowed = (self._mapped or not self._is_back) and self._file.is_borrowed()
+        # First: if nobody has it for writing now, nobody writes after the scan. Who could not have a map and
+        # is back cannot write any more either, though the kernel may still be about to close it.
+        borrowed = self._has_writing_maps() if self._is_back else self._file.is_borrowed()
         self._unscanned = self._file.written_at() or self._unscanned
         if self._unscanned or self._mapped or self._look_again:
             self._file.mark()

@@ -20,6 +20,16 @@ _MARK_NS = 10**9
 """No file was written at this time, one second after the epoch. Every file system keeps whole seconds."""
 
 
+def _grants_reading(descriptor: int) -> bool:
+    fcntl.fcntl(descriptor, _SETSIG, signal.SIGURG)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return False
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return True
+
+
 class SparseFile:
     """An open file; it is made, for the owner only, if there is none. Offsets and sizes are in bytes.
 
@@ -115,9 +125,10 @@ class SparseFile:
                 return None
             raise
 
-    def chunks_with_data(self, chunk_bytes: int) -> Iterator[int]:
-        """The indices of the parts of ``chunk_bytes`` each in which anything but holes is."""
-        index = 0
+    def chunks_with_data(self, chunk_bytes: int, first: int = 0) -> Iterator[int]:
+        """The indices, from ``first`` on, of the parts of ``chunk_bytes`` each in which anything but holes
+        is."""
+        index = first
         while True:
             try:
                 index = os.lseek(self._fd, index * chunk_bytes, os.SEEK_DATA) // chunk_bytes
@@ -149,6 +160,25 @@ class SparseFile:
             return True if error.errno in (errno.EAGAIN, errno.EACCES) else None
         fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return False
+
+    def is_written_by_others(self) -> bool:
+        """Whether anybody else has the file open for writing, or a map that may be written through; also True
+        if that cannot be found out now. Only with all other changes of the file kept away.
+
+        The kernel grants a lease for reading if nobody has a file open for writing: for the moment not even
+        we, who reads just now reads through the one descriptor or the other.
+        """
+        reader = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.dup2(reader, self._fd, inheritable=False)
+            try:
+                return not _grants_reading(reader)
+            finally:
+                writer = os.open(f"/proc/self/fd/{reader}", os.O_RDWR | os.O_CLOEXEC)
+                os.dup2(writer, self._fd, inheritable=False)
+                os.close(writer)
+        finally:
+            os.close(reader)
 
     def mark(self) -> None:
         """From now on ``written_at`` tells whether anybody writes. Whoever is in the middle of a write(2) has

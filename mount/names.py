@@ -78,13 +78,15 @@ class Names:
             attrs.append(attr)
         return attrs
 
+    def believed_child(self, parent: int, name: bytes) -> Attr | None:
+        """The attributes of a name in a directory, if both are believed."""
+        ino = self._cache.get_entry(parent, name)
+        return None if ino is None else self._cache.get_attr(ino)
+
     def child(self, parent: int, name: bytes, caller: Caller | None, *, fresh: bool = False) -> Attr:
         """The attributes of a name in a directory. Raises ENOENT …"""
-        if not fresh:
-            ino = self._cache.get_entry(parent, name)
-            attr = None if ino is None else self._cache.get_attr(ino)
-            if attr is not None:
-                return attr
+        if not fresh and (known := self.believed_child(parent, name)):
+            return known
         resolved = self._directory.resolve(parent, [name], caller)
         for attr in resolved.attrs:
             self._cache.put_attr(attr, BELIEF_SECONDS)

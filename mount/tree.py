@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from cache.copies import CopyStore
 from mount.names import BELIEF_SECONDS, Names
 from mount.nodes import Node, NodeTable, PendingAttrs
@@ -71,12 +73,20 @@ class Tree:
 
     def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
         """The entries of a directory, in the order of their names, without "." and "..". Where
-        ``attr.change`` is 0, name, inode and type are all that may be known."""
+        ``attr.change`` is 0, name, inode and type are all that may be known.
+
+        A page of them is asked for at a time. Whatever has been changed here since, or is older than what is
+        believed otherwise, when its turn comes, is a name only: nobody shall believe it for longer.
+        """
         for entry in self._names.entries(ino, who):
-            if entry.attr.change and self._table.peek(entry.attr.ino) is not None:
-                yield Entry(entry.name, self._shown(entry.attr))
-            else:
+            if not entry.attr.change:
                 yield entry
+                continue
+            attr = self._names.believed_child(ino, entry.name)
+            if attr is None or attr.ino != entry.attr.ino:
+                yield Entry(entry.name, msgspec.structs.replace(entry.attr, change=0))
+            else:
+                yield Entry(entry.name, self._shown(attr))
 
     def mkdir(self, parent: int, name: bytes, mode: int, who: Caller | None) -> Attr:
         """A new directory."""

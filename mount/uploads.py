@@ -77,7 +77,7 @@ class Uploads:
         with node.guard:
             node.copy.look()
             filled = node.copy.size // CHUNK_BYTES
-            for index in range(node.seen_chunks, filled):
+            for index in node.copy.chunks_with_data(node.seen_chunks, filled):
                 self.begin_early(node, index)
             node.seen_chunks = filled
             if not node.copy.is_past_us:

@@ -9,8 +9,12 @@ import re
 import socket
 import stat
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,7 +26,7 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.loop import Loop
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
-from mount.bindings.native.serving import agree, read_init
+from mount.bindings.native.serving import agree, read_init, signals_tell
 from mount.owners import Owners
 from tests.support.stack import Stack
 
@@ -189,11 +193,11 @@ class Kernel:
 
     def __init__(self, stack: Stack) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._theirs = theirs
+        self.theirs = theirs
         self._unique = 2
         client = stack.client()
-        self._the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
-        self._loop = Loop(theirs.fileno(), Operations(self._the), client.vfs.calls)
+        self.the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
+        self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
         self._loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
@@ -221,8 +225,8 @@ class Kernel:
         """The mount is gone."""
         self._socket.close()
         self._loop.stop(5)
-        self._the.passthrough.close()
-        self._theirs.close()
+        self.the.passthrough.close()
+        self.theirs.close()
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +287,42 @@ def test_a_listing_is_cut_into_what_fits_and_goes_on(kernel: Kernel, opcode: Opc
     assert kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)[0] == 0
 
 
+def listed(answer: bytes) -> Iterator[tuple[bytes, int]]:
+    """The names of a READDIRPLUS, and the inodes that they are told to be; 0: for another time."""
+    head = COMPOSED["fuse_entry_out"]
+    while answer:
+        entry, first = protocol.DIRENT.read(answer, head), head + protocol.DIRENT.size
+        yield answer[first : first + entry.namelen], protocol.ENTRY_OUT.read(answer).nodeid
+        answer = answer[-(-(first + entry.namelen) // 8) * 8 :]
+
+
+@pytest.fixture
+def folder(kernel: Kernel, request: pytest.FixtureRequest) -> int:
+    """A directory of four files."""
+    name = request.node.name.encode()
+    _, answer = kernel.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + name + b"\0")
+    ino = protocol.ENTRY_OUT.read(answer).nodeid
+    for name in (b"a", b"b", b"c", b"d"):
+        kernel.ask(Opcode.MKNOD, protocol.MKNOD_IN.pack(0o100644, 0, 0, 0) + name + b"\0", ino)
+    return ino
+
+
+def test_what_has_changed_since_the_listing_was_begun_is_no_more_than_a_name(
+    kernel: Kernel, folder: int
+) -> None:
+    _, answer = kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0), folder)
+    number = protocol.OPEN_OUT.read(answer).fh
+    ask = protocol.READ_IN.pack(number, 0, 3 * COMPOSED["fuse_direntplus"] + 24, 0, 0, 0, 0)
+    assert [name for name, _ in listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1])] == [b".", b"..", b"a"]
+    assert kernel.ask(Opcode.UNLINK, b"b\0", folder)[0] == 0
+    assert kernel.ask(Opcode.UNLINK, b"c\0", folder)[0] == 0
+    ask = protocol.READ_IN.pack(number, 3, 4096, 0, 0, 0, 0)
+    told = dict(listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1]))
+    assert told == {b"b": 0, b"c": 0, b"d": told[b"d"]}
+    assert told[b"d"]
+    kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), folder)
+
+
 def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) -> None:
     ino, number = kernel.create(b"noted")
     value = b"a value"
@@ -309,6 +349,18 @@ def test_offsets_and_times_beyond_what_there_is(kernel: Kernel) -> None:
     kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
 
 
+def test_times_before_1970(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"old")
+    before = 2**64 - 5
+    fields = protocol.SETATTR_IN.kind(*[0] * 16)._replace(valid=Fattr.MTIME, mtime=before, mtimensec=7)
+    status, answer = kernel.ask(Opcode.SETATTR, protocol.SETATTR_IN.pack(*fields), ino)
+    attr = protocol.ATTR.read(answer, protocol.ATTR_OUT.size)
+    assert (status, attr.mtime, attr.mtimensec) == (0, before, 7)
+    _, answer = kernel.ask(Opcode.STATX, protocol.STATX_IN.pack(0, 0, 0, 0, 0), ino)
+    assert (protocol.STATX_OUT.read(answer).mtime, protocol.STATX_OUT.read(answer).mtimensec) == (-5, 7)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+
+
 def test_what_is_not_known_is_said_so(kernel: Kernel) -> None:
     assert kernel.ask(999) == (errno.ENOSYS, b"")
     assert kernel.ask(Opcode.IOCTL) == (errno.ENOTTY, b"")
@@ -323,6 +375,37 @@ def test_a_request_that_is_no_request_is_not_the_end(
         assert kernel.ask(Opcode.SETATTR, b"short") == (errno.EINVAL, b"")
         kernel.ask(Opcode.BATCH_FORGET, protocol.BATCH_FORGET_IN.pack(2**32 - 1, 0))
         assert kernel.ask(Opcode.STATFS)[0] == 0
+
+
+def test_without_another_thread_those_that_are_there_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Stack(tmp_path) as stack:
+        kernel = Kernel(stack)
+        start = threading.Thread.start
+
+        def fails(thread: threading.Thread) -> None:
+            if thread.name == "fuse":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fails)
+            assert kernel.ask(Opcode.STATFS)[0] == 0
+            assert kernel.ask(Opcode.STATFS)[0] == 0
+        kernel.close()
+
+
+def test_signals_that_come_while_one_is_handled_are_no_deadlock() -> None:
+    ended: SimpleQueue[None] = SimpleQueue()
+    script = "import os, signal\nwhile True: os.kill(os.getppid(), signal.SIGHUP)"
+    with signals_tell(ended), subprocess.Popen([sys.executable, "-c", script]) as sender:
+        try:
+            for _ in range(3000):
+                ended.get()
+        finally:
+            sender.kill()
+            sender.wait()
 
 
 WORDS = st.one_of(st.sampled_from([0, 1, 2, 3, 4096, 2**31, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))

@@ -377,6 +377,25 @@ def test_a_map_that_is_left_is_waited_for(copy: LocalCopy) -> None:
         pass
 
 
+def test_who_only_reads_is_not_waited_for(copy: LocalCopy) -> None:
+    with borrowed(copy, os.O_RDONLY) as reader, mmap.mmap(reader, 0, prot=mmap.PROT_READ):
+        with borrowed(copy, os.O_RDWR) as writer:
+            memory = mmap.mmap(writer, 0)
+        assert copy.take_back(), "the map may be written through"
+        assert copy.lend(os.O_RDWR) is None
+        memory[0] = ord("m")
+        memory.close()
+        assert not copy.take_back()
+        copy.rescan()
+        assert not copy.is_past_us
+        assert dirty_chunks(copy) == [0]
+        with borrowed(copy, os.O_RDWR) as writer:
+            os.pwrite(writer, b"w", 1)
+        assert os.pread(reader, 2, 0) == b"mw"
+        copy.write(2, b"x")
+        assert os.pread(reader, 3, 0) == b"mwx"
+
+
 def test_another_version_is_not_moved_to_from_what_was_written_past_us(copy: LocalCopy) -> None:
     with borrowed(copy, os.O_WRONLY) as descriptor:
         os.pwrite(descriptor, b"x", 0)

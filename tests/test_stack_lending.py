@@ -202,3 +202,15 @@ def test_writing_the_same_again_is_a_change_of_time(stack: Stack) -> None:
     one.close_handle(handle)
     assert two.walk("/file", fresh=True).mtime > before.mtime
     assert two.read("/file") == BASE
+
+
+def test_a_hole_that_is_written_past_us_is_not_uploaded_early(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    node = node_of(one, handle)
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, b"x" * CHUNK_BYTES, 2**40)
+        one.vfs._committer.uploads._look(node)
+        assert list(node.uploaded) == [2**40 // CHUNK_BYTES]
+    one.close_handle(handle)
+    assert two.walk("/file", fresh=True).size == 2**40 + CHUNK_BYTES

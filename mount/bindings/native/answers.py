@@ -12,6 +12,9 @@ BLOCK_BYTES = 4096
 BILLION = 10**9
 TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1
 
+UINT64_MAX = 2**64 - 1
+"""As a mask: the structures have a time_t before 1970 as its two's complement."""
+
 STATX_BASIC_STATS = 0x7FF
 """<linux/stat.h>"""
 
@@ -53,9 +56,9 @@ def attr(of: Attr, owners: Owners) -> bytes:
         of.ino,
         of.size,
         -(-of.size // 512),
-        of.atime // BILLION,
-        of.mtime // BILLION,
-        of.ctime // BILLION,
+        of.atime // BILLION & UINT64_MAX,
+        of.mtime // BILLION & UINT64_MAX,
+        of.ctime // BILLION & UINT64_MAX,
         of.atime % BILLION,
         of.mtime % BILLION,
         of.ctime % BILLION,

@@ -70,8 +70,8 @@ class _Open:
         return self._place, entry
 
     def keep(self, entry: _Entry) -> None:
-        """Under guard: this one is the next again."""
-        self._kept = entry
+        """Under guard: this one is the next again. What is known of it now may be of the past by then."""
+        self._kept = entry._replace(attr=None)
         self._place -= 1
 
 
@@ -124,7 +124,7 @@ class Directories:
             listing = self._begin(request, asked.fh)
         is_plus = request.opcode == Opcode.READDIRPLUS
         head = len(NO_ENTRY) if is_plus else 0
-        parts: list[bytes] = []
+        told: list[tuple[_Entry, bytes]] = []
         left = asked.size
         with listing.guard:
             listing.go_to(asked.offset)
@@ -135,10 +135,11 @@ class Directories:
                 if left < 0:
                     listing.keep(entry)
                     break
-                if is_plus:
-                    parts.append(self._entry(listing.ino, entry))
-                parts.append(dirent)
-        return b"".join(parts)
+                told.append((entry, dirent))
+        # Not before: of an answer that fails nothing is forgotten later.
+        return b"".join(
+            (self._entry(listing.ino, entry) if is_plus else b"") + dirent for entry, dirent in told
+        )
 
     def _entry(self, folder: int, entry: _Entry) -> bytes:
         return NO_ENTRY if entry.attr is None else self._the.entry(folder, entry.name, entry.attr)

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from queue import SimpleQueue
 
 from mount import interruption
 from mount.bindings.native import protocol
@@ -51,7 +52,8 @@ class Loop:
         self._idle = 0
         self._answered_at = time.monotonic()
         self._stopping = False
-        self.ended = threading.Event()
+        self.ended: SimpleQueue[None] = SimpleQueue()
+        """Something is put there at the end; also by who handles signals."""
         self.is_gone = False
         """Whether the kernel has said that there is no mount any more."""
 
@@ -76,17 +78,26 @@ class Loop:
         self._send(unique, errno.EIO, b"")
 
     def _start_another(self) -> None:
-        """Under guard."""
+        """Under guard. Raises RuntimeError if the system lets there be no more threads."""
+        threading.Thread(target=self._run, name="fuse", daemon=True).start()
         self._threads += 1
         self._idle += 1
-        threading.Thread(target=self._run, name="fuse", daemon=True).start()
+
+    def _see_to_readers(self) -> None:
+        """Under guard: somebody shall read the next request, while this thread carries out its own."""
+        if self._idle or self._threads >= THREADS_MAX:
+            return
+        try:
+            self._start_another()
+        except RuntimeError as error:
+            log.info("the next request waits for one of %d threads: %s", self._threads, error)
 
     def _run(self) -> None:
         try:
             self._serve()
         except Exception:
             log.exception("a thread of the mount has failed")
-            self.ended.set()
+            self.ended.put(None)
 
     def _serve(self) -> None:
         buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -103,12 +114,11 @@ class Loop:
                 count = 0
             if not count:
                 self.is_gone = True
-                self.ended.set()
+                self.ended.put(None)
                 return
             with self._guard:
                 self._idle -= 1
-                if not self._idle and self._threads < THREADS_MAX:
-                    self._start_another()
+                self._see_to_readers()
             self._answer(buffer[:count], room)
             with self._guard:
                 self._idle += 1

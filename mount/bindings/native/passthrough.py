@@ -1,9 +1,10 @@
 """Which open files the kernel serves itself, from the local copy's file (FUSE passthrough, Linux 6.9).
 
 An inode is in one of two modes as long as a file of it is open (fs/fuse/iomode.c): either some opens have
-pages, or all have one backing file. Those of the latter that must not read or write it by themselves are
-marked DIRECT_IO as well. What is answered to an OPEN is what the kernel does until the RELEASE, so counting
-here between the two is counting a little longer than the kernel does: what it would refuse is never answered.
+pages (or get them when they are mapped, as those with DIRECT_IO alone), or all have one backing file. Those
+of the latter that must not read or write it by themselves are marked DIRECT_IO as well. What is answered to
+an OPEN is what the kernel does until the RELEASE, so counting here between the two is counting a little
+longer than the kernel does: what it would refuse is never answered.
 
 The backing file is the file that the local copy has. When the copy goes on with another one (a newer version,
 a conflict), those who have the old one keep it, and who opens then goes around it, until they are done.
@@ -11,7 +12,7 @@ a conflict), those who have the old one keep it, and who opens then goes around 
 A map outlives the RELEASE of the open that it was made of, and is written to without a trace. So files that
 are opened for reading and writing have pages, unless somebody reads them from a backing file already. Then
 such a handle is released, as the Vfs knows it (that is: looked through for the last time, and unlocked), when
-nobody has the local copy's file any more.
+nobody has the local copy's file for writing any more.
 """
 
 import errno
@@ -164,8 +165,9 @@ class Passthrough:
             lent = self._vfs.lend(handle.number)
             if lent is None:
                 return False
-            with open(lent, "rb", buffering=0):
-                inode.backing = register(self._descriptor, lent)
+            with open(lent, "rb", buffering=0), open(f"/proc/self/fd/{lent}", "rb", buffering=0) as file:
+                # The kernel keeps this one as long as anybody borrows: it must not look like a writer's.
+                inode.backing = register(self._descriptor, file.fileno())
                 inode.file_number = os.fstat(lent).st_ino
                 return True
         except OSError as error:
@@ -202,10 +204,12 @@ class Passthrough:
                     self._unregister(inode)
                 if wrote and not inode.writers:
                     handle.node.copy.take_back()
-            if not may_be_mapped:
-                self._release(handle)
-            if inode.put_aside and not inode.writers:
-                self._release_when_home(ino, inode)
+            try:
+                if not may_be_mapped:
+                    self._release(handle)
+            finally:
+                if inode.put_aside and not inode.writers:
+                    self._release_when_home(ino, inode)
         finally:
             self._leave(ino, inode)
 
@@ -233,7 +237,10 @@ class Passthrough:
         with inode.guard:
             handles, inode.put_aside = inode.put_aside, []
         for handle in handles:
-            self._release(handle)
+            try:
+                self._release(handle)
+            except Exception:  # the others are to be released all the same
+                log.exception("inode %d: a handle cannot be released", handle.node.ino)
 
     def _map_loop(self) -> None:
         while True:
@@ -241,17 +248,23 @@ class Passthrough:
                 self._guard.wait_for(lambda: self._mapped or self._stopping)
                 if self._guard.wait_for(lambda: self._stopping, MAP_SECONDS):
                     return
-                mapped = list(self._mapped)
+                # Who comes while these are looked at is in the next round.
+                mapped, self._mapped = self._mapped, set()
             for ino in mapped:
-                inode = self._enter(ino)
-                try:
-                    if self._try_to_release(inode):
-                        with self._guard:
-                            self._mapped.discard(ino)
-                except Exception:
-                    log.exception("inode %d: what waits for a map cannot be released", ino)
-                finally:
-                    self._leave(ino, inode)
+                self._look_for_map(ino)
+
+    def _look_for_map(self, ino: int) -> None:
+        inode = self._enter(ino)
+        try:
+            is_done = self._try_to_release(inode)
+        except Exception:
+            log.exception("inode %d: what waits for a map cannot be released", ino)
+            is_done = False
+        finally:
+            self._leave(ino, inode)
+        if not is_done:
+            with self._guard:
+                self._mapped.add(ino)
 
     def _enter(self, ino: int) -> _Inode:
         with self._guard:

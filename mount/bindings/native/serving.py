@@ -4,9 +4,9 @@ import errno
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
@@ -111,11 +111,12 @@ def _go_on(notifications: Notifications, vfs: Vfs, loop: Loop) -> None:
 
 
 @contextmanager
-def _signals_set(event: threading.Event) -> Iterator[None]:
-    """For the length of a block, signals that end a process only set the event."""
+def signals_tell(ended: SimpleQueue[None]) -> Iterator[None]:
+    """For the length of a block, signals that end a process only put something into the queue. Not an event:
+    its lock may be held by the very thread that handles the signal, for another one."""
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            before = signal.signal(number, lambda *_: event.set())
+            before = signal.signal(number, lambda *_: ended.put(None))
             stack.callback(signal.signal, number, before)
         yield
 
@@ -141,12 +142,12 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
         vfs.checks.append(lambda: loop.is_able(patience_seconds))
         if answer is not None:
             _go_on(the.notifications, vfs, loop)
-        with _signals_set(loop.ended):
+        with signals_tell(loop.ended):
             loop.start()
             on_ready(passes)
             for handle in vfs.handles():  # of an earlier worker, who knew of which version the pages are
                 the.notifications.drop(handle.node.ino, ALL)
-            loop.ended.wait()
+            loop.ended.get()
             if not loop.is_gone:
                 device.unmount()
             loop.stop(STOP_SECONDS)
