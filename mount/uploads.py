@@ -80,7 +80,7 @@ class Uploads:
             for index in node.copy.chunks_with_data(node.seen_chunks, filled):
                 self.begin_early(node, index)
             node.seen_chunks = filled
-            if not node.copy.is_past_us:
+            if not node.copy.is_past_us or not node.writers:
                 self._unwatch(node)
 
     def _unwatch(self, node: Node) -> None:
