@@ -43,6 +43,12 @@ LOCK_LEASE_SECONDS = 15.0
 LOCK_RENEW_SECONDS = 5.0
 LOCK_POLL_SECONDS_MAX = 20.0
 
+LEASE_SECONDS = 10.0
+"""How long the directory's promises hold after a session's last poll of its feed."""
+FEED_POLL_SECONDS_MAX = 60.0
+FEED_MESSAGES_MAX = 10_000
+"""Messages that a session has not acknowledged; with more its feed ends."""
+
 HEARTBEAT_SECONDS = 2.0
 SUSPECT_SECONDS = 5.0
 DEAD_SECONDS = 10.0

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from wire.limits import (
     CHUNK_BYTES,
+    FEED_POLL_SECONDS_MAX,
     FILE_BYTES_MAX,
     LIST_ENTRIES_MAX,
     MANIFEST_CHUNKS_MAX,
@@ -237,9 +238,10 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Mutated(msgspec.Struct, frozen=True):
-    """One result an operation."""
+    """One result an operation; ``unpromised`` as in Resolved."""
 
     results: list[Result]
+    unpromised: list[int] = []
 
 
 # Reads
@@ -258,11 +260,16 @@ class Resolve(msgspec.Struct, frozen=True):
 class Resolved(msgspec.Struct, frozen=True):
     """The attributes of ``parent`` and of each name, as far as the walk came. If it stopped early
     ``errno`` says why (ENOENT, ENOTDIR, EACCES, ENAMETOOLONG). ``manifest`` has the first RESOLVED_CHUNKS_MAX
-    chunks of a file whose content was asked for and may be read."""
+    chunks of a file whose content was asked for and may be read.
+
+    To a session with a living feed (see Poll) every inode in an answer is promised, but for those in
+    ``unpromised``: they have changed while the answer was made.
+    """
 
     attrs: list[Attr]
     errno: str = ""
     manifest: "Manifest | None" = None
+    unpromised: list[int] = []
 
 
 class GetAttrs(msgspec.Struct, frozen=True):
@@ -273,9 +280,11 @@ class GetAttrs(msgspec.Struct, frozen=True):
 
 
 class Attrs(msgspec.Struct, frozen=True):
-    """None for an inode that is not there (or not reachable by this identity)."""
+    """None for an inode that is not there (or not reachable by this identity); ``unpromised`` as in
+    Resolved."""
 
     attrs: list[Attr | None]
+    unpromised: list[int] = []
 
 
 class List(msgspec.Struct, frozen=True):
@@ -297,13 +306,15 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """One page. ``attr`` and ``parent`` (the inode of "..") are the directory's own."""
+    """One page. ``attr`` and ``parent`` (the inode of "..") are the directory's own; ``unpromised`` as in
+    Resolved."""
 
     attr: Attr
     parent: int
     entries: list[Entry] = []
     more: bool = False
     unchanged: bool = False
+    unpromised: list[int] = []
 
 
 class GetManifest(msgspec.Struct, frozen=True):
@@ -410,6 +421,44 @@ class Placement(msgspec.Struct, frozen=True):
 
     sets: list[list[ServerAddress]]
     valid_seconds: float
+
+
+# The feed
+
+
+class FeedAt(msgspec.Struct, frozen=True):
+    """``POST /v1/feeds`` (with Empty): the feed is asked at this port of the directory's host."""
+
+    port: int
+    lease_seconds: float
+
+
+class Poll(msgspec.Struct, frozen=True):
+    """``POST /v1/feed`` at the feed's address: of which inodes is nothing promised any more?
+
+    A promise is: nothing of this inode (attributes, extended attributes, content; of a directory also its
+    names, those that are not there too) changes before the session was told. It holds for the lease after
+    the server got the session's last poll. ``feed`` is what Told.feed said, 0 at first; ``seen`` the number
+    of the last message that was carried out. ``is_clean``: what was believed before this feed began is
+    believed no more, neither by the client nor by its kernel.
+    """
+
+    feed: Count
+    seen: Count
+    is_clean: bool
+    wait_seconds: Annotated[float, Meta(ge=0.0, le=FEED_POLL_SECONDS_MAX)] = 0.0
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Nothing is promised any more of ``inos``: the messages with the numbers up to ``last``, which come
+    again until a poll has ``seen`` them. ``is_new``: this feed begins with this answer, and whatever was
+    believed before is to be dropped."""
+
+    feed: int
+    lease_seconds: float
+    is_new: bool = False
+    last: int = 0
+    inos: list[int] = []
 
 
 # File servers (join role), and the look from outside
