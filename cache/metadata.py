@@ -1,16 +1,24 @@
-"""What a mount believes of inodes and names, and until when. In memory only.
+"""What a mount believes of inodes and names. In memory only.
 
-Answers of the directory may arrive in another order than they were given. Every inode bears the
-directory's clock (``change``), so an answer that is older than what is known is recognised and not
-believed. Each of the three maps (attributes, names, targets of symlinks) is bounded; what was used
-longest ago goes first.
+For how long is not decided here: a ``Lifetime`` marks each question, and says of a mark whether answers to
+such questions still hold. What is *doubted* holds no more, whatever its mark.
+
+Answers may arrive in another order than they were given, and some are on their way while we hear that they
+hold no more. So a question notes which doubts and changes were known when it was asked (``Asked``), and its
+answer is believed only if nothing has been heard of the inode since. The order of this mount's own changes is
+told by the directory's clock (``change``): of two answers the one with the later change is right.
+
+Invariant: what is believed of an inode was answered to a question that was asked after all doubts of it that
+are known, and no older than the last change of this mount that is known.
+
+Attributes, names and symlinks' targets are bounded, each by itself; what was used longest ago goes first.
 """
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from wire.messages.directory import Attr
 
@@ -18,19 +26,77 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 ITEMS_MAX = 200_000
+EVENTS_MAX = 10_000
+"""Inodes of which it is remembered when something was heard last. Questions that are older than what was
+forgotten get no answer that is believed."""
+
+
+class Lifetime(Protocol):
+    """How long answers are believed. Thread-safe."""
+
+    is_exact: bool
+    """Whether what is believed is true: then nobody need ask to be sure."""
+
+    def mark(self) -> float:
+        """To be kept with the answer to a question that is asked now."""
+
+    def seconds(self, mark: float) -> float:
+        """For how much longer such an answer holds, 0 if it does no more."""
+
+
+class ForSeconds:
+    """Believed for some seconds, true or not."""
+
+    is_exact = False
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+
+    def mark(self) -> float:
+        """See Lifetime: the end."""
+        return self._clock() + self._seconds
+
+    def seconds(self, mark: float) -> float:
+        """See Lifetime."""
+        return max(0.0, mark - self._clock())
+
+
+class Asked(NamedTuple):
+    """A question: what had been heard when it was asked, and its mark."""
+
+    heard: int
+    mark: float
+
+
+class _Heard(NamedTuple):
+    """What was heard last of an inode: when (a number) anything, when a doubt, and the latest change."""
+
+    number: int
+    doubt: int
+    change: int
 
 
 class _Known(NamedTuple):
     attr: Attr
-    believed_until: float
+    mark: float
+
+
+class _Name(NamedTuple):
+    ino: int
+    mark: float
 
 
 class _Bounded(Generic[K, V]):
-    """The ``items_max`` pairs that were used last."""
+    """The ``items_max`` pairs that were used last; ``on_drop`` hears of those that go for others."""
 
-    def __init__(self, items_max: int) -> None:
+    def __init__(self, items_max: int, on_drop: Callable[[V], None] = lambda _value: None) -> None:
         self._items: OrderedDict[K, V] = OrderedDict()
         self._items_max = items_max
+        self._on_drop = on_drop
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def get(self, key: K) -> V | None:
         value = self._items.get(key)
@@ -42,81 +108,177 @@ class _Bounded(Generic[K, V]):
         self._items[key] = value
         self._items.move_to_end(key)
         if len(self._items) > self._items_max:
-            self._items.popitem(last=False)
+            self._on_drop(self._items.popitem(last=False)[1])
 
-    def drop(self, key: K) -> None:
-        self._items.pop(key, None)
+    def drop(self, key: K) -> V | None:
+        return self._items.pop(key, None)
 
     def clear(self) -> None:
         self._items.clear()
 
 
 class MetadataCache:
-    """Thread-safe. Lifetimes are in seconds from now, by ``clock`` (monotonic)."""
+    """Thread-safe."""
 
-    def __init__(self, items_max: int = ITEMS_MAX, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, lifetime: Lifetime, items_max: int = ITEMS_MAX, events_max: int = EVENTS_MAX) -> None:
+        self._lifetime = lifetime
+        self._items_max = items_max
         self._lock = threading.Lock()
+        self._number = 0
+        self._floor = 0  # what was asked before this was heard may be old, whatever it is about
+        self._heard: _Bounded[int, _Heard] = _Bounded(events_max, self._forget_heard)
         self._attrs: _Bounded[int, _Known] = _Bounded(items_max)
-        self._entries: _Bounded[tuple[int, bytes], tuple[int, float]] = _Bounded(items_max)
+        self._names: OrderedDict[int, dict[bytes, _Name]] = OrderedDict()  # by directory
+        self._names_count = 0
         self._targets: _Bounded[int, bytes] = _Bounded(items_max)
 
-    def put_attr(self, attr: Attr, lifetime: float) -> None:
-        """Believes ``attr``, unless something newer is known of the inode."""
-        until = self._clock() + lifetime
+    def ask(self) -> Asked:
+        """To be called before a question is sent."""
+        return Asked(self._number, self._lifetime.mark())
+
+    # Answers
+
+    def put_attr(self, attr: Attr, asked: Asked) -> None:
+        """The answer to a question."""
         with self._lock:
             known = self._attrs.get(attr.ino)
-            if known is None or attr.change >= known.attr.change:
-                self._attrs.put(attr.ino, _Known(attr, until))
+            if self._is_current(attr.ino, asked) and (known is None or attr.change >= known.attr.change):
+                self._attrs.put(attr.ino, _Known(attr, asked.mark))
 
-    def get_attr(self, ino: int) -> Attr | None:
-        """The attributes, as long as they are believed."""
-        now = self._clock()
-        with self._lock:
-            known = self._attrs.get(ino)
-        return known.attr if known is not None and now < known.believed_until else None
-
-    def attr_seconds(self, ino: int) -> float:
-        """How much longer the attributes are believed, 0 if they are not."""
-        with self._lock:
-            known = self._attrs.get(ino)
-        return 0.0 if known is None else max(0.0, known.believed_until - self._clock())
-
-    def put_entry(self, parent: Attr, name: bytes, ino: int, lifetime: float) -> None:
-        """Believes that ``name`` stands for ``ino`` (0: for nothing), as the directory said it with the
-        attributes ``parent``. Not if something newer is known of the parent: then the answer was under
-        way while the directory was changed."""
-        until = self._clock() + lifetime
+    def put_entry(self, parent: Attr, name: bytes, ino: int, asked: Asked) -> None:
+        """The answer to a question: ``name`` stands for ``ino`` (0: for nothing) in a directory that then had
+        the attributes ``parent``."""
         with self._lock:
             known = self._attrs.get(parent.ino)
-            if known is None or parent.change >= known.attr.change:
-                self._entries.put((parent.ino, name), (ino, until))
+            if self._is_current(parent.ino, asked) and (known is None or parent.change >= known.attr.change):
+                self._put_name(parent.ino, name, _Name(ino, asked.mark))
 
-    def get_entry(self, parent: int, name: bytes) -> int | None:
-        """The inode of a name (0: the name is known to be free), as long as it is believed."""
-        now = self._clock()
+    def changed(self, attr: Attr, asked: Asked) -> None:
+        """What the directory has answered to a change that this mount has made. Questions that were asked
+        before this may have been answered before the change."""
         with self._lock:
-            entry = self._entries.get((parent, name))
-        return entry[0] if entry is not None and now < entry[1] else None
+            heard = self._heard.get(attr.ino) or _Heard(0, self._floor, 0)
+            if heard.doubt > asked.heard:
+                self._doubt(attr.ino)
+            elif attr.change >= heard.change:  # else a later change has been answered before
+                self._number += 1
+                self._heard.put(attr.ino, _Heard(self._number, heard.doubt, attr.change))
+                self._attrs.put(attr.ino, _Known(attr, asked.mark))
 
-    def drop_entry(self, parent: int, name: bytes) -> None:
-        """The name is not believed any more."""
+    def entry_changed(self, parent: int, name: bytes, ino: int, change: int) -> None:
+        """By a change that this mount has made, ``name`` stands for ``ino`` (0: for nothing); the directory
+        was then as of ``change``. To be called after ``changed``. Not believed if the directory is doubted,
+        or was changed again, since: nobody knows what became of the name."""
         with self._lock:
-            self._entries.drop((parent, name))
+            known = self._attrs.get(parent)
+            if known is not None and known.attr.change == change:
+                self._put_name(parent, name, _Name(ino, known.mark))
+            else:
+                self._drop_name(parent, name)
 
     def put_target(self, ino: int, target: bytes) -> None:
         """Where a symlink points: that never changes."""
         with self._lock:
             self._targets.put(ino, target)
 
+    # Doubts
+
+    def doubt(self, inos: Iterable[int]) -> None:
+        """Nothing of these inodes holds any more, nor what was asked about them until now."""
+        with self._lock:
+            for ino in inos:
+                self._doubt(ino)
+
+    def drop_entry(self, parent: int, name: bytes) -> None:
+        """The name is not believed any more."""
+        with self._lock:
+            self._drop_name(parent, name)
+
+    def drop_all(self) -> None:
+        """Nothing is believed any more, nor what was asked until now."""
+        with self._lock:
+            self._number += 1
+            self._floor = self._number
+            self._heard.clear()
+            self._attrs.clear()
+            self._names.clear()
+            self._names_count = 0
+            self._targets.clear()
+
+    def forget(self, inos: Iterable[int]) -> None:
+        """Nobody will ask for these inodes soon. That is no doubt: answers on their way may be believed."""
+        with self._lock:
+            for ino in inos:
+                self._attrs.drop(ino)
+                self._targets.drop(ino)
+                self._drop_folder(ino)
+
+    # What is believed
+
+    def get_attr(self, ino: int) -> Attr | None:
+        """The attributes, if they are believed."""
+        with self._lock:
+            known = self._attrs.get(ino)
+        return known.attr if known is not None and self._lifetime.seconds(known.mark) > 0.0 else None
+
+    def attr_seconds(self, ino: int) -> float:
+        """For how much longer the attributes are believed, 0 if they are not."""
+        with self._lock:
+            known = self._attrs.get(ino)
+        return 0.0 if known is None else self._lifetime.seconds(known.mark)
+
+    def get_entry(self, parent: int, name: bytes) -> int | None:
+        """The inode of a name (0: the name is known to be free), if it is believed."""
+        found = self._find_name(parent, name)
+        return found.ino if found is not None and self._lifetime.seconds(found.mark) > 0.0 else None
+
+    def entry_seconds(self, parent: int, name: bytes, ino: int) -> float:
+        """For how much longer the name is believed to stand for ``ino``, 0 if it is not."""
+        found = self._find_name(parent, name)
+        return self._lifetime.seconds(found.mark) if found is not None and found.ino == ino else 0.0
+
     def get_target(self, ino: int) -> bytes | None:
         """Where a symlink points, if it was heard of."""
         with self._lock:
             return self._targets.get(ino)
 
-    def drop_all(self) -> None:
-        """Nothing is believed any more."""
+    # Under the lock
+
+    def _is_current(self, ino: int, asked: Asked) -> bool:
+        heard = self._heard.get(ino)
+        return asked.heard >= (self._floor if heard is None else heard.number)
+
+    def _doubt(self, ino: int) -> None:
+        self._number += 1
+        heard = self._heard.get(ino)
+        self._heard.put(ino, _Heard(self._number, self._number, 0 if heard is None else heard.change))
+        self._attrs.drop(ino)
+        self._drop_folder(ino)
+
+    def _forget_heard(self, heard: _Heard) -> None:
+        self._floor = max(self._floor, heard.number)
+
+    def _find_name(self, parent: int, name: bytes) -> _Name | None:
         with self._lock:
-            self._attrs.clear()
-            self._entries.clear()
-            self._targets.clear()
+            folder = self._names.get(parent)
+            if folder is None:
+                return None
+            self._names.move_to_end(parent)
+            return folder.get(name)
+
+    def _put_name(self, parent: int, name: bytes, value: _Name) -> None:
+        while self._names_count >= self._items_max:
+            self._names_count -= len(self._names.popitem(last=False)[1])
+        folder = self._names.setdefault(parent, {})
+        self._names.move_to_end(parent)
+        self._names_count -= len(folder)
+        folder[name] = value
+        self._names_count += len(folder)
+
+    def _drop_name(self, parent: int, name: bytes) -> None:
+        folder = self._names.get(parent)
+        if folder is not None and folder.pop(name, None) is not None:
+            self._names_count -= 1
+
+    def _drop_folder(self, ino: int) -> None:
+        self._names_count -= len(self._names.pop(ino, ()))

@@ -48,13 +48,18 @@ class DirectoryClient:
         self, ops: Sequence[Op], caller: Caller | None = None, numbering: Numbering | None = None
     ) -> list[Result]:
         """Applies all of ``ops`` in order, or none; exactly once, whatever is retried."""
-        mutated = self._channel.mutate(
+        return self.apply(ops, caller, numbering).results
+
+    def apply(
+        self, ops: Sequence[Op], caller: Caller | None = None, numbering: Numbering | None = None
+    ) -> Mutated:
+        """As ``mutate``, with what the directory says of its promises."""
+        return self._channel.mutate(
             "/v1/mutations",
             lambda acked: Mutations(acked, list(ops), caller),
             Mutated,
             numbering=numbering,
         )
-        return mutated.results
 
     def resolve(
         self, parent: int, names: Sequence[bytes], caller: Caller | None = None, *, content: bool = False
@@ -66,7 +71,11 @@ class DirectoryClient:
 
     def attrs(self, inos: Sequence[int], caller: Caller | None = None) -> list[Attr | None]:
         """One for each of ``inos``; None where it is not there or not reachable."""
-        return self._channel.call("POST", "/v1/attrs", GetAttrs(list(inos), caller), Attrs).attrs
+        return self.find(inos, caller).attrs
+
+    def find(self, inos: Sequence[int], caller: Caller | None = None) -> Attrs:
+        """As ``attrs``, with what the directory says of its promises."""
+        return self._channel.call("POST", "/v1/attrs", GetAttrs(list(inos), caller), Attrs)
 
     def list_page(
         self,

@@ -116,10 +116,12 @@ def client(
     trusted: bool = False,
     deadline_seconds: float = 30.0,
     slate: Slate | None = None,
+    promised: bool = False,
 ) -> Iterator[Proxy]:
     """The realm as one object, in a session of its own, which people know by ``name`` and which ends with the
-    block. A ``slate`` with an earlier worker's session: in that one, and no server is asked for it. Raises as
-    ``saved_login``; EPERM if it is to be trusted and no admin has granted that."""
+    block. A ``slate`` with an earlier worker's session: in that one, and no server is asked for it.
+    ``promised`` as in Proxy. Raises as ``saved_login``; EPERM if it is to be trusted and no admin has
+    granted that."""
     url, slate = normal_url(realm_url), slate or Slate()
     with closing(HttpWire()) as wire:
         kept = slate.session or _new_session(slate, url, name, user, trusted=trusted)
@@ -128,7 +130,7 @@ def client(
             slate.keep_session(kept.realm, session, time.monotonic())
 
         keyring = keyring_of(url, kept.session, wire, keep, kept.received)
-        proxy = Proxy(kept.realm, keyring, wire, deadline_seconds, slate)
+        proxy = Proxy(kept.realm, keyring, wire, deadline_seconds, slate, promised=promised)
         proxy.start()
         try:
             yield proxy

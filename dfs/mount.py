@@ -85,6 +85,14 @@ def size(text: str) -> int:
     help="How to speak FUSE: native (Linux; what auto takes there), or through libfuse.",
 )
 @click.option(
+    "--consistency",
+    type=click.Choice(["lease", "open"]),
+    default="lease",
+    show_default=True,
+    help="lease: nothing old is ever shown, and what is cached costs no network. open: every open asks the "
+    "directory; names and attributes may be a second old.",
+)
+@click.option(
     "--no-passthrough", is_flag=True, help="Never let the kernel read and write local copies itself."
 )
 @click.option(
@@ -112,6 +120,7 @@ def mount(
     deadline: float,
     binding: str,
     no_passthrough: bool,
+    consistency: str,
     hang: float,
     ready_fd: int | None,
     worker: str,
@@ -137,6 +146,7 @@ def mount(
         trusted=trusted,
         binding=binding,
         passthrough=not no_passthrough,
+        consistency=consistency,
         hang_seconds=hang,
     )
     if Path(os.path.realpath(options.cache_dir)).is_relative_to(place):

@@ -70,6 +70,7 @@ def words(options: MountOptions, user: str) -> list[str]:
         *("--lock-wait", str(options.lock_wait_seconds)),
         *("--deadline", str(options.deadline_seconds)),
         *("--binding", options.binding),
+        *("--consistency", options.consistency),
         *("--hang", str(options.hang_seconds)),
         *(flag for flag, given in flags.items() if given),
     ]
@@ -129,6 +130,7 @@ def _run(
             trusted=options.trusted,
             deadline_seconds=options.deadline_seconds,
             slate=slate,
+            promised=options.consistency == "lease",
         ) as proxy,
     ):
         try:

@@ -35,19 +35,17 @@ REGAIN_SECONDS = 5.0
 
 
 class Committer:
-    """Write-back of a mount's nodes. ``on_settled`` hears of every commit, ``on_saved_late`` of nodes given
-    to ``retry_later`` that have nothing dirty any more."""
+    """Write-back of a mount's nodes. ``on_saved_late`` hears of nodes given to ``retry_later`` that have
+    nothing dirty any more."""
 
     def __init__(
         self,
         proxy: Proxy,
         reader: Reader,
-        on_settled: Callable[[Node], None],
         on_saved_late: Callable[[Node], None],
     ) -> None:
         self._proxy = proxy
         self._reader = reader
-        self._on_settled = on_settled
         self._on_saved_late = on_saved_late
         self.uploads = Uploads(proxy)
         self._unsaved: list[Node] = []
@@ -149,7 +147,7 @@ class Committer:
             if unsent is None:
                 return
             try:
-                attr = self._proxy.directory.mutate([unsent], node.caller)[0].attr
+                attr = self._proxy.names.change([unsent], node.caller)[0].attr
             except ChunksMissing as error:
                 log.info("inode %d: %d chunks are uploaded again", node.ino, len(error.chunks))
                 self._withdraw(node, unsent)
@@ -197,7 +195,6 @@ class Committer:
         with node.guard:
             if attr.change >= node.attr.change:
                 node.attr = attr
-        self._on_settled(node)
 
     # Lost locks
 

@@ -123,7 +123,7 @@ def _create(proxy: Proxy, node: Node, ino: int, grant: bytes) -> tuple[Create, A
     for parent, name, mode in _places(node, proxy.keyring.session.user):
         create = Create(parent, name, stat.S_IFREG | mode, ino=ino, grant=grant)
         try:
-            attr = proxy.directory.mutate([create], node.caller)[0].attr
+            attr = proxy.names.change([create], node.caller)[0].attr
         except OSError as error:
             if error.errno not in _NO_PLACE:
                 raise
@@ -172,7 +172,7 @@ def _send(proxy: Proxy, node: Node, content: _Content, commit: Commit) -> int:
     """The new version."""
     for _ in range(COMMIT_ATTEMPTS):
         try:
-            attr = proxy.directory.mutate([commit], node.caller)[0].attr
+            attr = proxy.names.change([commit], node.caller)[0].attr
         except ChunksMissing as error:
             missing = frozenset(error.chunks)
             log.info("inode %d: %d chunks are uploaded for the conflict copy", node.ino, len(missing))
@@ -186,6 +186,6 @@ def _send(proxy: Proxy, node: Node, content: _Content, commit: Commit) -> int:
 
 def _take_away(proxy: Proxy, node: Node, made: Create) -> None:
     try:
-        proxy.directory.mutate([Unlink(made.parent, made.name)], node.caller)
+        proxy.names.change([Unlink(made.parent, made.name)], node.caller)
     except OSError as error:
         log.info("%r is left, without its content: %s", made.name, error)

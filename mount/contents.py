@@ -45,9 +45,7 @@ class Contents(Tree):
         """``on_saved_late`` is told of nodes that nobody had open any more and that are committed at last."""
         super().__init__(proxy, copies)
         self._reader = Reader(proxy)
-        self._committer = Committer(
-            proxy, self._reader, lambda node: self._names.learn(node.attr), on_saved_late
-        )
+        self._committer = Committer(proxy, self._reader, on_saved_late)
 
     def inode_of(self, number: int) -> int:
         """The inode of an open file."""
@@ -57,7 +55,7 @@ class Contents(Tree):
         """The attributes of an open file, also when it has no name any more."""
         node = self._handle(number).node
         if node.is_ours:
-            return node.shown_attr()
+            return self._our_attr(node, node.caller)
         return self._shown(self._names.attr(node.ino, node.caller))
 
     def _handle(self, number: int) -> Handle:

@@ -1,34 +1,58 @@
-"""Names and attributes: what the mount believes, for how long, and how it asks.
+"""Names and attributes: what the mount believes, and how it asks.
 
-Believed for ``BELIEF_SECONDS``: attributes and names, for stat and for walking. Never believed when it
-matters: ``fresh`` walks (open, change) ask the directory in one call for the whole path, and listings
-are always asked for.
+Under a lease (mount.lease) what is believed is true, and nobody asks twice. Without one, beliefs are for stat
+and for walking and last ``BELIEF_SECONDS``; when it matters they are not enough: ``fresh`` walks (open,
+change) ask the directory in one call for the whole path, and listings are always asked for.
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from cache.metadata import MetadataCache
+from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
 from clients.directory import DirectoryClient
 from clients.session import Numbering
 from wire.errors import fail
 from wire.messages.common import Caller
-from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Resolved, Result
+from wire.messages.directory import (
+    ROOT_INO,
+    Attr,
+    Create,
+    Entry,
+    Link,
+    Op,
+    Rename,
+    Resolved,
+    Result,
+    Rmdir,
+    Unlink,
+)
 
 BELIEF_SECONDS = 1.0
 
+RENAME_EXCHANGE = 2
+"""<linux/fs.h>"""
+
 
 class Names:
-    """What the Vfs knows of names; thread-safe."""
+    """What a mount knows of names; thread-safe. Every change that the mount makes goes through ``change``."""
 
-    def __init__(self, directory: DirectoryClient) -> None:
+    def __init__(self, directory: DirectoryClient, lifetime: Lifetime | None = None) -> None:
         self._directory = directory
-        self._cache = MetadataCache()
+        self._lifetime = lifetime or ForSeconds(BELIEF_SECONDS)
+        self._cache = MetadataCache(self._lifetime)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether what is believed is true."""
+        return self._lifetime.is_exact
+
+    # Questions
 
     def walk(self, names: Sequence[bytes], caller: Caller | None, *, fresh: bool = False) -> list[Attr]:
         """The attributes of the root and of each name. Raises what the walk met: ENOENT …"""
         if not fresh:
-            known = self._walk_cached(names)
+            known = self.believed_way(names)
             if known is not None:
                 return known
         return self.walk_now(names, caller).attrs
@@ -42,67 +66,34 @@ class Names:
         start: int = ROOT_INO,
     ) -> Resolved:
         """As a fresh ``walk``, from the inode ``start``; with ``content`` a file's manifest comes along."""
+        asked = self._cache.ask()
         resolved = self._directory.resolve(start, list(names), caller, content=content)
-        for attr in resolved.attrs:
-            self._cache.put_attr(attr, BELIEF_SECONDS)
-        for parent, name, attr in zip(resolved.attrs, names, resolved.attrs[1:], strict=False):
-            self._cache.put_entry(parent, name, attr.ino, BELIEF_SECONDS)
+        self._learn_walk(resolved, names, asked)
         if resolved.errno:
-            met = len(resolved.attrs)
-            if 0 < met <= len(names):
-                self._cache.drop_entry(resolved.attrs[-1].ino, names[met - 1])
             raise fail(getattr(errno, resolved.errno, errno.EIO))
         return resolved
-
-    def attr_seconds(self, ino: int) -> float:
-        """How much longer the attributes are believed: a binding may tell them for no longer."""
-        return self._cache.attr_seconds(ino)
-
-    def believed(self, names: Sequence[bytes]) -> int:
-        """The inode that a path is believed to name, 0 if nothing is."""
-        known = self._walk_cached(names)
-        return known[-1].ino if known else 0
-
-    def _walk_cached(self, names: Sequence[bytes]) -> list[Attr] | None:
-        attr = self._cache.get_attr(ROOT_INO)
-        if attr is None:
-            return None
-        attrs = [attr]
-        for name in names:
-            ino = self._cache.get_entry(attr.ino, name)
-            if ino is None:
-                return None
-            attr = self._cache.get_attr(ino)
-            if attr is None:
-                return None
-            attrs.append(attr)
-        return attrs
-
-    def believed_child(self, parent: int, name: bytes) -> Attr | None:
-        """The attributes of a name in a directory, if both are believed."""
-        ino = self._cache.get_entry(parent, name)
-        return None if ino is None else self._cache.get_attr(ino)
 
     def child(self, parent: int, name: bytes, caller: Caller | None, *, fresh: bool = False) -> Attr:
         """The attributes of a name in a directory. Raises ENOENT …"""
         if not fresh and (known := self.believed_child(parent, name)):
             return known
+        asked = self._cache.ask()
         resolved = self._directory.resolve(parent, [name], caller)
-        for attr in resolved.attrs:
-            self._cache.put_attr(attr, BELIEF_SECONDS)
+        self._learn_walk(resolved, [name], asked)
         if resolved.errno:
             raise fail(getattr(errno, resolved.errno, errno.EIO))
-        self._cache.put_entry(resolved.attrs[0], name, resolved.attrs[1].ino, BELIEF_SECONDS)
         return resolved.attrs[1]
 
     def attr(self, ino: int, caller: Caller | None, *, fresh: bool = False) -> Attr:
         """The attributes of an inode. Raises ESTALE if it is gone."""
         if not fresh and (known := self._cache.get_attr(ino)):
             return known
-        attr = self._directory.attrs([ino], caller)[0]
+        asked = self._cache.ask()
+        attrs = self._directory.find([ino], caller)
+        attr = attrs.attrs[0]
         if attr is None:
             raise fail(errno.ESTALE, f"inode {ino} is gone")
-        self._cache.put_attr(attr, BELIEF_SECONDS)
+        self._learn([attr], asked, attrs.unpromised)
         return attr
 
     def entries(self, ino: int, caller: Caller | None) -> Iterator[Entry]:
@@ -110,39 +101,17 @@ class Names:
         after = b""
         more = True
         while more:
+            asked = self._cache.ask()
             page = self._directory.list_page(ino, after, caller=caller)
-            self._cache.put_attr(page.attr, BELIEF_SECONDS)
+            self._learn([page.attr], asked, page.unpromised)
             for entry in page.entries:
                 if entry.attr.change:  # 0: without SEARCH a listing has names and types only
-                    self._cache.put_attr(entry.attr, BELIEF_SECONDS)
-                    self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
+                    self._learn([entry.attr], asked, page.unpromised)
+                    self._learn_name(page.attr, entry.name, entry.attr.ino, asked, page.unpromised)
                 yield entry
             more = page.more
             if page.entries:
                 after = page.entries[-1].name
-
-    def change(
-        self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
-    ) -> list[Result]:
-        """Changes the directory, and believes what it answers at once."""
-        results = self._directory.mutate(list(ops), caller, numbering)
-        for result in results:
-            for attr in (result.attr, *result.touched):
-                if attr is not None:
-                    self._cache.put_attr(attr, BELIEF_SECONDS)
-        return results
-
-    def learn(self, attr: Attr) -> None:
-        """Attributes that came another way (a commit's answer)."""
-        self._cache.put_attr(attr, BELIEF_SECONDS)
-
-    def add(self, parent: Attr, name: bytes, ino: int) -> None:
-        """A name that this mount has made; ``parent`` is as it was answered with the change."""
-        self._cache.put_entry(parent, name, ino, BELIEF_SECONDS)
-
-    def remove(self, parent: int, name: bytes) -> None:
-        """A name that this mount has taken away."""
-        self._cache.drop_entry(parent, name)
 
     def target(self, ino: int, caller: Caller | None) -> bytes:
         """Where a symlink points: it never changes, so it is asked for once."""
@@ -152,6 +121,116 @@ class Names:
             self._cache.put_target(ino, target)
         return target
 
+    # Beliefs
+
+    def attr_seconds(self, ino: int) -> float:
+        """How much longer the attributes are believed: a binding may tell them for no longer."""
+        return self._cache.attr_seconds(ino)
+
+    def name_seconds(self, parent: int, name: bytes, ino: int) -> float:
+        """How much longer a name is believed to stand for ``ino`` (0: for nothing)."""
+        return self._cache.entry_seconds(parent, name, ino)
+
+    def believed(self, names: Sequence[bytes]) -> int:
+        """The inode that a path is believed to name, 0 if nothing is."""
+        known = self.believed_way(names)
+        return known[-1].ino if known else 0
+
+    def believed_attr(self, ino: int) -> Attr | None:
+        """The attributes of an inode, if they are believed."""
+        return self._cache.get_attr(ino)
+
+    def believed_child(self, parent: int, name: bytes) -> Attr | None:
+        """The attributes of a name in a directory, if both are believed."""
+        ino = self._cache.get_entry(parent, name)
+        return self._cache.get_attr(ino) if ino else None
+
+    def is_believed_free(self, parent: int, name: bytes) -> bool:
+        """Whether the directory is believed to have no such name."""
+        return self._cache.get_entry(parent, name) == 0
+
+    def believed_way(self, names: Sequence[bytes], start: int = ROOT_INO) -> list[Attr] | None:
+        """The attributes of ``start`` and of each name from there, if all are believed."""
+        attr = self._cache.get_attr(start)
+        attrs = []
+        for name in names:
+            if attr is None:
+                return None
+            attrs.append(attr)
+            attr = self.believed_child(attr.ino, name)
+        return None if attr is None else [*attrs, attr]
+
+    # Changes
+
+    def change(
+        self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
+    ) -> list[Result]:
+        """Changes the directory, and believes what it answers at once."""
+        asked = self._cache.ask()
+        mutated = self._directory.apply(list(ops), caller, numbering)
+        for op, result in zip(ops, mutated.results, strict=True):
+            attrs = [attr for attr in (result.attr, *result.touched) if attr is not None]
+            for attr in attrs:
+                self._cache.changed(attr, asked)
+            changes = {attr.ino: attr.change for attr in attrs}
+            for parent, name, ino in _names_after(op, result):
+                self._cache.entry_changed(parent, name, ino, changes.get(parent, 0))
+        self._cache.doubt(mutated.unpromised)
+        return mutated.results
+
+    # Doubts
+
+    def doubt(self, inos: Collection[int]) -> None:
+        """Nothing that was told of these inodes holds any more, names in them included."""
+        self._cache.doubt(inos)
+
+    def may_be_folders(self, inos: Collection[int]) -> bool:
+        """Whether any of these inodes may be a directory."""
+        known = map(self._cache.get_attr, inos)
+        return any(attr is None or stat.S_ISDIR(attr.mode) for attr in known)
+
+    def forget(self, inos: Iterable[int]) -> None:
+        """The kernel has forgotten these inodes: it will not ask for them soon."""
+        self._cache.forget(inos)
+
     def drop_all(self) -> None:
         """Believes nothing any more."""
         self._cache.drop_all()
+
+    # Answers
+
+    def _learn(self, attrs: Iterable[Attr], asked: Asked, unpromised: Collection[int]) -> None:
+        for attr in attrs:
+            if attr.ino not in unpromised:
+                self._cache.put_attr(attr, asked)
+
+    def _learn_name(
+        self, parent: Attr, name: bytes, ino: int, asked: Asked, unpromised: Collection[int]
+    ) -> None:
+        if parent.ino not in unpromised:
+            self._cache.put_entry(parent, name, ino, asked)
+
+    def _learn_walk(self, resolved: Resolved, names: Sequence[bytes], asked: Asked) -> None:
+        attrs, unpromised = resolved.attrs, resolved.unpromised
+        self._learn(attrs, asked, unpromised)
+        for parent, name, attr in zip(attrs, names, attrs[1:], strict=False):
+            self._learn_name(parent, name, attr.ino, asked, unpromised)
+        if resolved.errno == "ENOENT" and attrs:
+            self._learn_name(attrs[-1], names[len(attrs) - 1], 0, asked, unpromised)
+
+
+def _names_after(op: Op, result: Result) -> list[tuple[int, bytes, int]]:
+    """Which names an operation has made or taken away: parent, name, and what it stands for now (0: for
+    nothing)."""
+    ino = 0 if result.attr is None else result.attr.ino
+    match op:
+        case Create() | Link():
+            return [(op.parent, op.name, ino)]
+        case Unlink() | Rmdir():
+            return [(op.parent, op.name, 0)]
+        case Rename():
+            folders = (op.parent, op.new_parent)
+            other = next((attr.ino for attr in result.touched if attr.ino not in folders), 0)
+            left = other if op.flags == RENAME_EXCHANGE else 0
+            return [(op.parent, op.name, left), (op.new_parent, op.new_name, ino)]
+    return []

@@ -65,7 +65,7 @@ class Opening(Writing):
         if attr is None:
             node = self._table.peek(ino)
             ours = node is not None and node.is_ours
-            attr = node.attr if node and ours else self._names.attr(ino, who, fresh=True)
+            attr = node.attr if node and ours else self.fresh_attr(ino, who)
         _check_openable(attr)
         node = self._table.pin(attr)
         try:
@@ -105,8 +105,8 @@ class Opening(Writing):
             raise
 
     def open_path(self, names: Sequence[bytes], flags: int, who: Caller | None) -> Handle:
-        """Opens what a path names now: one call to the directory walks it, tells the version and, unless
-        there is a local copy, where the content is."""
+        """Opens what a path names now. Unless that is known (under a lease) one call to the directory walks
+        it, tells the version and, if there is no local copy, where the content is."""
         return self._open_from(ROOT_INO, names, self._names.believed(names), flags, who)
 
     def open_known(
@@ -132,14 +132,17 @@ class Opening(Writing):
     ) -> Handle:
         if handle := self._table.opened_before():
             return self._opened_again(handle, flags)
-        content = not flags & os.O_TRUNC and not self._copies.has(believed)
-        resolved = self._names.walk_now(names, who, content=content, start=start)
-        attr = resolved.attrs[-1]
+        attrs, manifest = self.known_way(names, who, start), None
+        if attrs is None or must_be not in (0, attrs[-1].ino):
+            content = not flags & os.O_TRUNC and not self._copies.has(believed)
+            resolved = self._names.walk_now(names, who, content=content, start=start)
+            attrs, manifest = resolved.attrs, resolved.manifest
+        attr = attrs[-1]
         if must_be and attr.ino != must_be:
             raise fail(errno.ESTALE, "the path leads elsewhere now")
         _check_openable(attr)
-        origin = (resolved.attrs[-2].ino, names[-1]) if names else None
-        return self.open(attr.ino, flags, who, attr=attr, manifest=resolved.manifest, origin=origin)
+        origin = (attrs[-2].ino, names[-1]) if names else None
+        return self.open(attr.ino, flags, who, attr=attr, manifest=manifest, origin=origin)
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, who: Caller | None
@@ -152,7 +155,7 @@ class Opening(Writing):
         lock = self._fresh_lock()
         op = Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), ino=lock.ino, grant=lock.grant)
         try:
-            attr = self._made(parent, name, self._change(op, who))
+            attr = self._made(op, who)
         except OSError as error:
             if error.errno in NOT_CREATED:
                 self._calls.forget_ino()

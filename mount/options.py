@@ -21,6 +21,9 @@ class MountOptions:
     """See ``bindings.choose``."""
     passthrough: bool = True
     """The kernel may serve open files itself, where it can (native binding)."""
+    consistency: str = "lease"
+    """"lease": what is believed is true, because the directory tells what changes. "open": every open asks,
+    and what is believed besides may be a second old."""
     hang_seconds: float = 30.0
     device: int | None = None
     """The descriptor of /dev/fuse, if another process has mounted it (mount.keeper)."""

@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from clients.attempts import Attempts
 from clients.directory import DirectoryClient
+from clients.feed import FeedClient
 from clients.files import ChunkClient
 from clients.lock import LockClient
 from clients.session import Channel, Counter, Keyring, Wire
 from mount.calls import Calls
+from mount.feed import Feed
+from mount.lease import Lease
 from mount.locks import WriteLocks
+from mount.names import Names
 from mount.slate import Slate
 from wire.chunking import new_chunk_id
 from wire.messages.auth import Realm
@@ -33,7 +37,7 @@ TRANSFERS = 8
 class Proxy:
     """``start`` before use, ``close`` afterwards. ``deadline_seconds`` counts the silence of a service. The
     ``wire`` stays the caller's to close. ``on_lock_lost(ino)`` is called from the thread of renewals, which
-    must not wait.
+    must not wait. ``promised``: the directory is to tell what changes, once ``feed`` is started.
 
     With the ``slate`` of an earlier worker it goes on where that one was stopped: with higher request
     numbers, with its locks, and with what its calls had begun (mount.calls)."""
@@ -45,17 +49,22 @@ class Proxy:
         wire: Wire,
         deadline_seconds: float = 30.0,
         slate: Slate | None = None,
+        *,
+        promised: bool = False,
     ) -> None:
         self.keyring = keyring
         self.slate = slate or Slate()
         self.calls = Calls(self.slate)
         counter = Counter(self.slate.first_number, self.calls.requests())
         self.calls.on_end = counter.done
-        self.directory = DirectoryClient(
-            Channel(wire, realm.directory_url, Role.DIRECTORY, keyring, deadline_seconds, counter)
-        )
+        directory = Channel(wire, realm.directory_url, Role.DIRECTORY, keyring, deadline_seconds, counter)
+        self.directory = DirectoryClient(directory)
         counter = Counter(self.slate.first_number)
         self.lock = LockClient(Channel(wire, realm.lock_url, Role.LOCK, keyring, deadline_seconds, counter))
+        lease = Lease() if promised else None
+        self.names = Names(self.directory, lease)
+        self.feed = None if lease is None else Feed(FeedClient(directory, wire, keyring), self.names, lease)
+        """What is told is true as long as it is to be believed; without it beliefs last a second."""
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
         self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
         self.on_lock_lost: Callable[[int], None] = lambda _ino: None
@@ -75,10 +84,12 @@ class Proxy:
         self.write_locks.start()
 
     def close(self) -> None:
-        """Finishes transfers and gives all locks back."""
+        """Finishes transfers, and gives all locks and promises back."""
         self.uploads.shutdown(cancel_futures=True)
         self.downloads.shutdown(cancel_futures=True)
         self.write_locks.close()
+        if self.feed is not None:
+            self.feed.close()
         self._stop.set()
         self._renewal.join()
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import msgspec
 
 from cache.copies import CopyStore
-from mount.names import BELIEF_SECONDS, Names
+from mount.names import BELIEF_SECONDS
 from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
-from wire.errors import fail
+from wire.errors import Unavailable, fail
 from wire.messages.common import Caller
 from wire.messages.directory import (
+    ROOT_INO,
     Attr,
     Create,
     Entry,
@@ -30,7 +31,7 @@ from wire.messages.directory import (
     Unlink,
 )
 from wire.names import check_name
-from wire.permissions import Identity, is_owner, may
+from wire.permissions import SEARCH, Identity, is_owner, may
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Tree:
         self._identity = Identity(session.uid, tuple(session.gids))
         self._proxy = proxy
         self._copies = copies
-        self._names = Names(proxy.directory)
+        self._names = proxy.names
         self._calls = proxy.calls
         self._table = NodeTable(copies, proxy.slate, proxy.calls)
 
@@ -65,11 +66,36 @@ class Tree:
 
     def walk(self, names: Sequence[bytes], who: Caller | None, *, fresh: bool = False) -> Attr:
         """The attributes of what a path names. ``fresh`` asks the directory, in one call."""
-        return self._shown(self._names.walk(names, who, fresh=fresh)[-1])
+        known = self.known_way(names, who)
+        return self._shown((known or self._names.walk(names, who, fresh=fresh))[-1])
+
+    def known_way(
+        self, names: Sequence[bytes], who: Caller | None, start: int = ROOT_INO
+    ) -> list[Attr] | None:
+        """The attributes of ``start`` and of each name from there, if all are known without asking, and
+        ``who`` may take that way."""
+        attrs = self._names.believed_way(names, start) if self._names.is_exact else None
+        if attrs is None or not all(may(self._who(who), folder, SEARCH) for folder in attrs[:-1]):
+            return None
+        return attrs
 
     def lookup(self, parent: int, name: bytes, who: Caller | None) -> Attr:
         """The attributes of a name in a directory, now: who asks believes the answer for a while."""
+        if self._names.is_exact and self._may_search(parent, who):
+            if self._names.is_believed_free(parent, name):
+                raise fail(errno.ENOENT)
+            return self._shown(self._names.child(parent, name, who))
         return self._shown(self._names.child(parent, name, who, fresh=True))
+
+    def _may_search(self, folder: int, who: Caller | None) -> bool:
+        """Whether a believed name may be told; the directory has the last word if not."""
+        attr = self._names.believed_attr(folder)
+        return attr is not None and may(self._who(who), attr, SEARCH)
+
+    def name_seconds(self, parent: int, name: bytes, ino: int) -> float:
+        """For how long it may be believed elsewhere that a name stands for ``ino`` (0: for nothing). 0.0
+        unless that is true as long."""
+        return self._names.name_seconds(parent, name, ino) if self._names.is_exact else 0.0
 
     def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
         """The entries of a directory, in the order of their names, without "." and "..". Where
@@ -103,18 +129,15 @@ class Tree:
     def link(self, ino: int, parent: int, name: bytes, who: Caller | None) -> Attr:
         """Another name for an inode."""
         check_name(name)
-        return self._made(parent, name, self._change(Link(ino, parent, name), who))
+        return self._made(Link(ino, parent, name), who)
 
     def _make(self, op: Create, who: Caller | None) -> Attr:
         check_name(op.name)
-        return self._made(op.parent, op.name, self._change(op, who))
+        return self._made(op, who)
 
-    def _made(self, parent: int, name: bytes, outcome: tuple[Attr | None, list[Attr]]) -> Attr:
-        attr, touched = outcome
+    def _made(self, op: Create | Link, who: Caller | None) -> Attr:
+        attr, _ = self._change(op, who)
         assert attr is not None, "a new name is answered with attributes"
-        for folder in touched:
-            if folder.ino == parent:
-                self._names.add(folder, name, attr.ino)
         return self._shown(attr)
 
     def _change(self, op: Op, who: Caller | None) -> tuple[Attr | None, list[Attr]]:
@@ -129,14 +152,12 @@ class Tree:
         """Takes a name away. An inode that is open here lives on until it is closed."""
         is_open = self._is_open(parent, name, who)
         attr, _ = self._change(Unlink(parent, name, hold=is_open), who)
-        self._names.remove(parent, name)
         if attr is not None and attr.nlink == 0:
             self._forget(attr.ino)
 
     def rmdir(self, parent: int, name: bytes, who: Caller | None) -> None:
         """Removes an empty directory."""
         self._change(Rmdir(parent, name), who)
-        self._names.remove(parent, name)
 
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller | None
@@ -144,12 +165,8 @@ class Tree:
         """rename(2) with the flags of renameat2(2), all at once."""
         check_name(new_name)
         hold = self._is_open(new_parent, new_name, who)
-        attr, touched = self._change(Rename(parent, name, new_parent, new_name, flags, hold), who)
-        self._names.remove(parent, name)
-        self._names.remove(new_parent, new_name)
+        _, touched = self._change(Rename(parent, name, new_parent, new_name, flags, hold), who)
         for other in touched:
-            if other.ino == new_parent and attr is not None:
-                self._names.add(other, new_name, attr.ino)
             if other.nlink == 0:
                 self._forget(other.ino)
 
@@ -177,17 +194,30 @@ class Tree:
         """The attributes as this mount shows them."""
         node = self._table.peek(ino)
         if node is not None and node.is_ours:
-            return node.shown_attr()
+            return self._our_attr(node, who)
         return self._shown(self._names.attr(ino, who))
+
+    def _our_attr(self, node: Node, who: Caller | None) -> Attr:
+        """Of an inode whose content is this mount's own now. Others may still have changed its mode, names or
+        times; but what a program has written it shall see also while the directory is away."""
+        if not self._names.is_exact:
+            return node.shown_attr()
+        try:
+            return self._shown(self._names.attr(node.ino, who))
+        except Unavailable:
+            return node.shown_attr()
 
     def attr_seconds(self, ino: int) -> float:
         """For how long the attributes that this mount shows may be believed elsewhere."""
         node = self._table.peek(ino)
-        return BELIEF_SECONDS if node is not None and node.is_ours else self._names.attr_seconds(ino)
+        seconds = self._names.attr_seconds(ino)
+        if node is None or not node.is_ours:
+            return seconds
+        return min(BELIEF_SECONDS, seconds) if self._names.is_exact else BELIEF_SECONDS
 
     def fresh_attr(self, ino: int, who: Caller | None) -> Attr:
         """The attributes as the directory says them now. Raises ESTALE if the inode is gone."""
-        return self._shown(self._names.attr(ino, who, fresh=True))
+        return self._shown(self._names.attr(ino, who, fresh=not self._names.is_exact))
 
     def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
         """Sets what ``changes`` names but the size."""
@@ -241,7 +271,7 @@ class Tree:
         node = self._table.peek(believed)
         if node is not None and node.is_ours:
             return believed
-        return self._names.walk(names, who, fresh=True)[-1].ino
+        return self.walk(names, who, fresh=True).ino
 
     def access(self, ino: int, wanted: int, who: Caller | None) -> None:
         """Raises EACCES unless ``who`` has all wanted bits (R 4, W 2, X 1)."""

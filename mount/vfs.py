@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from cache.copies import CopyStore
+from mount.feed import Believer
 from mount.nodes import Handle
 from mount.opening import Opening
 from mount.proxy import Proxy
@@ -67,6 +68,17 @@ class Vfs(Opening):
         for node in self._table.nodes():
             if node.copy.dirty:
                 log.warning("inode %d is not written back; the next mount will do it", node.ino)
+
+    def listen(self, believer: Believer, *, takes_over: bool = False) -> None:
+        """From now on the directory's promises may be relied on, if this mount has any: ``believer`` hears
+        what is true no more. ``takes_over``: it may believe what an earlier worker has told."""
+        if self._proxy.feed is not None:
+            self._proxy.feed.start(believer, takes_over=takes_over)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether what this mount believes is true, so that it may be told for as long."""
+        return self._names.is_exact
 
     def is_able(self) -> bool:
         """Whether it can work. Takes the locks that all share: does not return if one of them is stuck."""

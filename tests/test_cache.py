@@ -17,10 +17,9 @@ import pytest
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.index import DirtyRecord, Index, Mark
 from cache.indices import IndexSet
-from cache.metadata import MetadataCache
 from wire.chunking import chunk_count, new_chunk_id
 from wire.limits import CHUNK_BYTES
-from wire.messages.directory import Attr, ChunkAt
+from wire.messages.directory import ChunkAt
 
 LIMIT = 10**9
 
@@ -641,57 +640,3 @@ def test_index_sets_agree_with_sets() -> None:
             assert gaps == [i for i in range(low, high) if i not in plain]
         edges = runs.edges
         assert edges == sorted(set(edges)), "runs that touch are one"
-
-
-# Metadata
-
-
-def attr(ino: int, change: int) -> Attr:
-    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 1, change, False)
-
-
-def test_attributes_are_believed_for_their_lifetime() -> None:
-    now = [0.0]
-    cache = MetadataCache(clock=lambda: now[0])
-    cache.put_attr(attr(1, 5), 2.0)
-    now[0] = 1.9
-    assert cache.get_attr(1) == attr(1, 5)
-    now[0] = 2.0
-    assert cache.get_attr(1) is None
-
-
-def test_an_older_answer_replaces_nothing() -> None:
-    cache = MetadataCache()
-    cache.put_attr(attr(1, 5), 60.0)
-    cache.put_attr(attr(1, 4), 60.0)
-    assert cache.get_attr(1) == attr(1, 5)
-    cache.put_attr(attr(1, 7), 60.0)
-    assert cache.get_attr(1) == attr(1, 7)
-
-
-def test_an_entry_that_was_under_way_while_its_directory_changed_is_not_believed() -> None:
-    cache = MetadataCache()
-    cache.put_attr(attr(1, 5), 60.0)
-    cache.put_entry(attr(1, 4), b"old", 7, 60.0)
-    cache.put_entry(attr(1, 5), b"new", 8, 60.0)
-    cache.put_entry(attr(1, 6), b"none", 0, 60.0)
-    assert [cache.get_entry(1, name) for name in (b"old", b"new", b"none")] == [None, 8, 0]
-    cache.drop_entry(1, b"new")
-    assert cache.get_entry(1, b"new") is None
-    cache.put_target(3, b"there")
-    cache.drop_all()
-    assert cache.get_target(3) is None and cache.get_entry(1, b"none") is None
-
-
-def test_three_walks_leave_no_more_than_one() -> None:
-    cache = MetadataCache(items_max=1000)
-    inos = range(1, 3001)
-    for change in range(3):
-        for ino in inos:
-            cache.put_attr(attr(ino, change), 60.0)
-            cache.put_entry(attr(1, change), b"%d" % ino, ino, 60.0)
-            cache.put_target(ino, b"target")
-        assert cache.get_attr(1) is not None, "what is used stays"
-        assert sum(cache.get_attr(ino) is not None for ino in inos) == 1000
-        assert sum(cache.get_entry(1, b"%d" % ino) is not None for ino in inos) == 1000
-        assert sum(cache.get_target(ino) is not None for ino in inos) == 1000

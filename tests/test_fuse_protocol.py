@@ -36,6 +36,7 @@ NEWER = {
     "FUSE_STATX": (52, "6.6"),
     "FUSE_COPY_FILE_RANGE_64": (53, "6.18"),
     "FUSE_NOTIFY_RESEND": (7, "6.9"),
+    "FUSE_NOTIFY_INC_EPOCH": (8, "6.16"),
     "FUSE_DIRECT_IO_ALLOW_MMAP": (1 << 36, "6.6"),
     "FUSE_HAS_RESEND": (1 << 39, "6.9"),
     "FUSE_UNIQUE_RESEND": (1 << 63, "6.9"),
@@ -196,7 +197,15 @@ class Kernel:
         self.theirs = theirs
         self._unique = 2
         client = stack.client()
-        self.the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
+        self.the = Context(
+            client.vfs,
+            theirs.fileno(),
+            Owners(0, 0, 0, 0),
+            trusted=False,
+            passes=False,
+            mountpoint=Path("/nowhere"),
+            names_may_go=False,
+        )
         self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
         self._loop.start()
 

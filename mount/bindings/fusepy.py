@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from mount.bindings.callers import caller
 from mount.bindings.libfuse import mfusepy
 from mount.bindings.pages import Pages
+from mount.feed import NobodyElse
 from mount.options import MountOptions
 from mount.owners import Owners
 from mount.vfs import Changes, Vfs
@@ -404,6 +405,9 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
 
     def begin() -> None:
         has_begun.set()
+        vfs.listen(
+            NobodyElse()
+        )  # libfuse's path interface can take nothing back, so nothing is told for long
         on_ready(False)
 
     operations = _Operations(vfs, owners, mount.trusted, begin)

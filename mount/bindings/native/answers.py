@@ -91,6 +91,13 @@ def entry_out(of: Attr, owners: Owners, name_seconds: float, attr_seconds: float
     return head + attr(of, owners)
 
 
+def no_entry_out(seconds: float) -> bytes:
+    """fuse_entry_out of a name that there is not, to be believed so long."""
+    return protocol.ENTRY_OUT.pack(0, 0, int(seconds), 0, int(seconds % 1 * BILLION), 0) + bytes(
+        protocol.ATTR.size
+    )
+
+
 def statx_out(of: Attr, owners: Owners, seconds: float) -> bytes:
     """fuse_statx_out, without a time of birth: nobody has written that down."""
     return protocol.STATX_OUT.pack(

@@ -1,5 +1,7 @@
 """Requests that are about attributes, and extended ones."""
 
+import stat
+
 from mount.bindings.native import answers, protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.protocol import Fattr, Opcode
@@ -63,7 +65,11 @@ class Attributes:
             mtime_now=bool(valid & Fattr.MTIME_NOW),
         )
         number = asked.fh if valid & Fattr.FH else None
-        return self._the.attr(self._the.vfs.setattr(request.nodeid, changes, self._the.who(request), number))
+        attr = self._the.vfs.setattr(request.nodeid, changes, self._the.who(request), number)
+        if stat.S_ISDIR(attr.mode) and valid & (Fattr.MODE | Fattr.UID | Fattr.GID):
+            # who may walk through it is for this process to say, name by name
+            self._the.beliefs.revoke_names()
+        return self._the.attr(attr)
 
     def access(self, request: Request) -> Answer:
         """access(2) and chdir(2)."""

@@ -1,9 +1,11 @@
 """What all operations of a mount share, and how attributes are told to the kernel."""
 
 import stat
+from pathlib import Path
 
 from mount.bindings.callers import caller
 from mount.bindings.native import answers
+from mount.bindings.native.beliefs import Beliefs
 from mount.bindings.native.inodes import NAME_SECONDS, Inodes
 from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.passthrough import Passthrough
@@ -18,9 +20,9 @@ from wire.messages.directory import Attr
 class Context:
     """The parts of a mount; thread-safe.
 
-    The kernel may believe a name for ``NAME_SECONDS``. What it is told is never a belief of ours, or the two
-    times would add up; attributes are told for as long as they are believed here. ``passes``: the kernel may
-    serve open files itself.
+    Without a lease the kernel may believe a name for ``NAME_SECONDS``. What it is told then is never a belief
+    of ours, or the two times would add up; attributes are told for as long as they are believed here.
+    ``passes``: the kernel may serve open files itself; ``names_may_go``: it knows INC_EPOCH.
     """
 
     def __init__(
@@ -31,11 +33,14 @@ class Context:
         *,
         trusted: bool,
         passes: bool,
+        mountpoint: Path,
+        names_may_go: bool,
     ) -> None:
         self.vfs = vfs
         self.notifications = Notifications(descriptor)
         self.owners = owners
         self.inodes = Inodes()
+        self.beliefs = Beliefs(self.notifications, self.inodes, mountpoint, names_may_go=names_may_go)
         self.passthrough = Passthrough(vfs, descriptor, self.release, is_possible=passes)
         self._trusted = trusted
 
@@ -51,12 +56,30 @@ class Context:
             self.inodes.closed(handle.node)
 
     def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
-        """fuse_entry_out of a name that the kernel is told of. One name of several is not believed for a
-        moment: an open brings the inode only, and would walk another of its names. ``pid``: who asks."""
-        is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
-        name_seconds = NAME_SECONDS if is_only_name else 0.0
+        """fuse_entry_out of a name that the kernel is told of. ``pid``: who asks."""
+        name_seconds = self._name_seconds(parent, name, attr)
         self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=name_seconds, pid=pid)
         return answers.entry_out(attr, self.owners, name_seconds, self.vfs.attr_seconds(attr.ino))
+
+    def listed(self, parent: int, name: bytes, attr: Attr) -> bytes:
+        """As ``entry``, in a listing: see ``beliefs`` for names that came so under a lease."""
+        if not self.vfs.is_exact:
+            return self.entry(parent, name, attr)
+        self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=0.0)
+        return answers.entry_out(attr, self.owners, 0.0, self.vfs.attr_seconds(attr.ino))
+
+    def no_entry(self, parent: int, name: bytes) -> bytes:
+        """fuse_entry_out that says for how long there is no such name; empty if that may not be said."""
+        seconds = self.beliefs.name_seconds(self.vfs.name_seconds(parent, name, 0))
+        return answers.no_entry_out(seconds) if seconds else b""
+
+    def _name_seconds(self, parent: int, name: bytes, attr: Attr) -> float:
+        """Without a lease one name of several is not believed for a moment: an open brings the inode only,
+        and would walk another of its names."""
+        if self.vfs.is_exact:
+            return self.beliefs.name_seconds(self.vfs.name_seconds(parent, name, attr.ino))
+        is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
+        return NAME_SECONDS if is_only_name else 0.0
 
     def attr(self, attr: Attr) -> bytes:
         """fuse_attr_out."""

@@ -142,7 +142,7 @@ class Directories:
         )
 
     def _entry(self, folder: int, entry: _Entry) -> bytes:
-        return NO_ENTRY if entry.attr is None else self._the.entry(folder, entry.name, entry.attr)
+        return NO_ENTRY if entry.attr is None else self._the.listed(folder, entry.name, entry.attr)
 
 
 def _dirent(place: int, entry: _Entry) -> bytes:

@@ -104,6 +104,11 @@ class Inodes:
                     self._set_name(ino, record, None)
                     del self._records[ino]
 
+    def known(self) -> list[int]:
+        """All inodes that the kernel has heard of from this process."""
+        with self._guard:
+            return list(self._records)
+
     # Names
 
     def path(self, ino: int, steps: int = OPS_MAX) -> tuple[int, list[bytes]]:

@@ -35,7 +35,13 @@ class Names:
     def lookup(self, request: Request) -> Answer:
         """A name in a directory."""
         (name,) = protocol.text(request.body, 1)
-        attr = self._the.vfs.lookup(request.nodeid, name, self._the.who(request))
+        try:
+            attr = self._the.vfs.lookup(request.nodeid, name, self._the.who(request))
+        except FileNotFoundError:
+            no_entry = self._the.no_entry(request.nodeid, name)
+            if not no_entry:
+                raise
+            return no_entry
         return self._the.entry(request.nodeid, name, attr, request.pid)
 
     def forget(self, request: Request) -> None:

@@ -34,6 +34,21 @@ class Notifications:
             return False
         return True
 
+    def drop_attributes(self, ino: int) -> bool:
+        """Makes the kernel forget the attributes of an inode, and waits for nothing. False if the kernel does
+        not know the inode. Raises OSError if it could not be done."""
+        body = INVAL_INODE_OUT.pack(ino, NONE, 0)
+        header = OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_INODE, 0)
+        try:
+            os.write(self._descriptor, header + body)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def next_epoch(self) -> None:
+        """Makes the kernel believe no name any more that it has asked for. Raises OSError."""
+        os.write(self._descriptor, OUT_HEADER.pack(OUT_HEADER.size, Notify.INC_EPOCH, 0))
+
     def drop(self, ino: int, offset: int) -> bool:
         """Makes the kernel forget the attributes of an inode, and its pages from ``offset`` (or ALL, NONE)
         on. Waits for those that are being read. False if it could not be done."""

@@ -12,6 +12,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 T = TypeVar("T", bound=tuple[Any, ...])
 
 MAJOR, MINOR, MINOR_MIN = 7, 45, 31
+MINOR_OF_EPOCHS = 44
+"""From this one on the kernel knows INC_EPOCH."""
 """The newest protocol that is spoken (Linux 6.18), and the oldest (Linux 5.4)."""
 
 ROOT_ID = 1
@@ -129,6 +131,7 @@ class Notify(enum.IntEnum):
     INVAL_INODE = 2
     INVAL_ENTRY = 3
     RESEND = 7
+    INC_EPOCH = 8
 
 
 class Structure(Generic[T]):

@@ -110,6 +110,15 @@ def _go_on(notifications: Notifications, vfs: Vfs, loop: Loop) -> None:
         loop.fail(unique)
 
 
+def _wanted(vfs: Vfs, mount: MountOptions) -> Init:
+    wanted = WANTED
+    if not mount.passthrough:
+        wanted &= ~Init.PASSTHROUGH
+    if vfs.is_exact:  # each name is looked up all the same (see beliefs), which then costs no round trip
+        wanted &= ~(Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO)
+    return wanted
+
+
 @contextmanager
 def signals_tell(ended: SimpleQueue[None]) -> Iterator[None]:
     """For the length of a block, signals that end a process only put something into the queue. Not an event:
@@ -132,11 +141,19 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
     try:
         answer = vfs.slate.init_answer
         if answer is None:
-            agreed = _begin(device, vfs, WANTED if mount.passthrough else WANTED & ~Init.PASSTHROUGH)
+            agreed = _begin(device, vfs, _wanted(vfs, mount))
         else:
             agreed = protocol.INIT_OUT.read(answer)
         passes = bool(agreed.max_stack_depth) and is_possible(device.descriptor, mount.cache_dir)
-        the = Context(vfs, device.descriptor, owners, trusted=mount.trusted, passes=passes)
+        the = Context(
+            vfs,
+            device.descriptor,
+            owners,
+            trusted=mount.trusted,
+            passes=passes,
+            mountpoint=mount.mountpoint,
+            names_may_go=agreed.minor >= protocol.MINOR_OF_EPOCHS,
+        )
         loop = Loop(device.descriptor, Operations(the), vfs.calls)
         patience_seconds = PATIENCE_SECONDS + mount.lock_wait_seconds + 2 * mount.deadline_seconds
         vfs.checks.append(lambda: loop.is_able(patience_seconds))
@@ -144,6 +161,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
             _go_on(the.notifications, vfs, loop)
         with signals_tell(loop.ended):
             loop.start()
+            vfs.listen(the.beliefs, takes_over=answer is not None)
             on_ready(passes)
             for handle in vfs.handles():  # of an earlier worker, who knew of which version the pages are
                 the.notifications.drop(handle.node.ino, ALL)

@@ -1,0 +1,225 @@
+"""What a mount believes: never anything older than what it has heard of."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cache.metadata import Asked, ForSeconds, MetadataCache
+from wire.messages.directory import Attr
+
+FOREVER = ForSeconds(1e9)
+
+
+def attr(ino: int, change: int) -> Attr:
+    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 1, change, False)
+
+
+def test_answers_are_believed_for_their_lifetime_from_the_question_on() -> None:
+    now = [0.0]
+    cache = MetadataCache(ForSeconds(2.0, lambda: now[0]))
+    asked = cache.ask()
+    now[0] = 1.0
+    cache.put_attr(attr(1, 5), asked)
+    cache.put_entry(attr(1, 5), b"name", 7, asked)
+    now[0] = 1.5
+    assert cache.get_attr(1) == attr(1, 5) and cache.attr_seconds(1) == 0.5
+    assert cache.get_entry(1, b"name") == 7 and cache.entry_seconds(1, b"name", 7) == 0.5
+    assert cache.entry_seconds(1, b"name", 8) == 0.0
+    now[0] = 2.0
+    assert cache.get_attr(1) is None and cache.get_entry(1, b"name") is None
+
+
+def test_an_older_answer_replaces_nothing() -> None:
+    cache = MetadataCache(FOREVER)
+    asked = cache.ask()
+    for change, known in ((5, 5), (4, 5), (7, 7)):
+        cache.put_attr(attr(1, change), asked)
+        assert cache.get_attr(1) == attr(1, known)
+
+
+def test_an_entry_that_was_under_way_while_its_directory_changed_is_not_believed() -> None:
+    cache = MetadataCache(FOREVER)
+    asked = cache.ask()
+    cache.put_attr(attr(1, 5), asked)
+    cache.put_entry(attr(1, 4), b"old", 7, asked)
+    cache.put_entry(attr(1, 5), b"new", 8, asked)
+    cache.put_entry(attr(1, 6), b"none", 0, asked)
+    assert [cache.get_entry(1, name) for name in (b"old", b"new", b"none")] == [None, 8, 0]
+    cache.put_target(3, b"there")
+    cache.drop_all()
+    assert cache.get_target(3) is None and cache.get_entry(1, b"none") is None
+    cache.put_attr(attr(1, 9), asked)
+    assert cache.get_attr(1) is None, "it was asked for before everything was dropped"
+
+
+def test_what_is_doubted_goes_and_what_was_asked_before_comes_too_late() -> None:
+    cache = MetadataCache(FOREVER)
+    asked = cache.ask()
+    cache.put_attr(attr(1, 5), asked)
+    cache.put_entry(attr(1, 5), b"name", 7, asked)
+    cache.put_attr(attr(2, 5), asked)
+    cache.doubt([1])
+    assert cache.get_attr(1) is None and cache.get_entry(1, b"name") is None and cache.get_attr(2) is not None
+    cache.put_attr(attr(1, 9), asked)
+    cache.put_entry(attr(1, 9), b"name", 7, asked)
+    cache.put_attr(attr(2, 6), asked)
+    assert cache.get_attr(1) is None and cache.get_entry(1, b"name") is None
+    assert cache.get_attr(2) == attr(2, 6), "nobody doubts that one"
+
+
+def test_when_it_is_forgotten_what_was_heard_questions_from_before_are_not_believed() -> None:
+    cache = MetadataCache(FOREVER, events_max=10)
+    asked = cache.ask()
+    for ino in range(1, 12):
+        cache.doubt([ino])
+    cache.put_attr(attr(1, 5), asked)
+    cache.put_attr(attr(99, 5), asked)
+    assert cache.get_attr(1) is None and cache.get_attr(99) is None
+    cache.put_attr(attr(1, 5), cache.ask())
+    assert cache.get_attr(1) is not None
+
+
+def test_three_walks_leave_no_more_than_one() -> None:
+    cache = MetadataCache(FOREVER, items_max=1000)
+    inos = range(1, 3001)
+    for change in range(3):
+        asked = cache.ask()
+        for ino in inos:
+            cache.put_attr(attr(ino, change), asked)
+            cache.put_entry(attr(ino // 100, change), b"%d" % ino, ino, asked)
+            cache.put_target(ino, b"target")
+        assert cache.get_attr(3000) is not None
+        assert sum(cache.get_attr(ino) is not None for ino in inos) == 1000
+        assert sum(cache.get_entry(ino // 100, b"%d" % ino) is not None for ino in inos) in range(900, 1001)
+        assert sum(cache.get_target(ino) is not None for ino in inos) == 1000
+    cache.forget(inos)
+    assert not any(cache.get_attr(ino) or cache.get_target(ino) for ino in inos)
+
+
+def test_a_directory_with_more_names_than_are_kept_is_begun_anew() -> None:
+    cache = MetadataCache(FOREVER, items_max=100)
+    asked = cache.ask()
+    for number in range(1, 251):
+        cache.put_entry(attr(1, 5), b"%d" % number, number, asked)
+    assert sum(cache.get_entry(1, b"%d" % number) is not None for number in range(1, 251)) == 50
+
+
+NAMES = (b"a", b"b")
+
+
+@dataclass
+class Folder:
+    """A directory as the server has it, at each change."""
+
+    history: list[tuple[int, dict[bytes, int]]] = field(default_factory=lambda: [(1, {})])
+    completed: int = 1
+    """The latest change that this client has heard of."""
+
+
+@dataclass
+class Question:
+    asked: Asked
+    ino: int
+    answer: tuple[int, dict[bytes, int]] | None = None
+
+
+@dataclass
+class Change:
+    """One of this client's own: carried out, and answered later."""
+
+    asked: Asked
+    ino: int
+    name: bytes
+    to: int
+    change: int = 0
+
+
+class NeverOld(RuleBasedStateMachine):
+    """Questions, answers, changes here and elsewhere, in any order, each answer as late as may be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = MetadataCache(FOREVER, items_max=4, events_max=2)
+        self.folders = {1: Folder(), 2: Folder(), 3: Folder()}
+        self.clock = 1
+        self.questions: list[Question] = []
+        self.changes: list[Change] = []
+        self.untold: list[tuple[int, int]] = []
+
+    def _apply(self, ino: int, name: bytes, to: int) -> int:
+        self.clock += 1
+        _, names = self.folders[ino].history[-1]
+        self.folders[ino].history.append((self.clock, {**names, name: to}))
+        return self.clock
+
+    @rule(ino=st.sampled_from((1, 2, 3)))
+    def ask(self, ino: int) -> None:
+        self.questions.append(Question(self.cache.ask(), ino))
+
+    @rule(which=st.integers(0, 9))
+    def server_answers(self, which: int) -> None:
+        if open_ones := [question for question in self.questions if question.answer is None]:
+            question = open_ones[which % len(open_ones)]
+            question.answer = self.folders[question.ino].history[-1]
+
+    @rule(which=st.integers(0, 9))
+    def answer_arrives(self, which: int) -> None:
+        if answered := [question for question in self.questions if question.answer is not None]:
+            question = answered[which % len(answered)]
+            self.questions = [one for one in self.questions if one is not question]
+            assert question.answer is not None
+            change, names = question.answer
+            self.cache.put_attr(attr(question.ino, change), question.asked)
+            for name in NAMES:
+                self.cache.put_entry(attr(question.ino, change), name, names.get(name, 0), question.asked)
+
+    @rule(ino=st.sampled_from((1, 2, 3)), name=st.sampled_from(NAMES), to=st.integers(0, 3))
+    def somebody_else_changes(self, ino: int, name: bytes, to: int) -> None:
+        self.untold.append((ino, self._apply(ino, name, to)))
+
+    @rule()
+    def feed_tells(self) -> None:
+        if self.untold:
+            ino, change = self.untold.pop(0)
+            self.cache.doubt([ino])
+            self.folders[ino].completed = max(self.folders[ino].completed, change)
+
+    @rule(ino=st.sampled_from((1, 2, 3)), name=st.sampled_from(NAMES), to=st.integers(0, 3))
+    def begin_change(self, ino: int, name: bytes, to: int) -> None:
+        self.changes.append(Change(self.cache.ask(), ino, name, to))
+
+    @rule(which=st.integers(0, 9))
+    def server_changes(self, which: int) -> None:
+        if begun := [change for change in self.changes if not change.change]:
+            change = begun[which % len(begun)]
+            change.change = self._apply(change.ino, change.name, change.to)
+
+    @rule(which=st.integers(0, 9))
+    def change_is_answered(self, which: int) -> None:
+        if done := [change for change in self.changes if change.change]:
+            change = done[which % len(done)]
+            self.changes = [one for one in self.changes if one is not change]
+            self.cache.changed(attr(change.ino, change.change), change.asked)
+            self.cache.entry_changed(change.ino, change.name, change.to, change.change)
+            folder = self.folders[change.ino]
+            folder.completed = max(folder.completed, change.change)
+
+    @rule(ino=st.sampled_from((1, 2, 3)))
+    def forget(self, ino: int) -> None:
+        self.cache.forget([ino])
+
+    @invariant()
+    def nothing_is_older_than_what_was_heard(self) -> None:
+        for ino, folder in self.folders.items():
+            believed = self.cache.get_attr(ino)
+            assert believed is None or believed.change >= folder.completed
+            since = [names for change, names in folder.history if change >= folder.completed]
+            for name in NAMES:
+                to = self.cache.get_entry(ino, name)
+                assert to is None or to in [names.get(name, 0) for names in since]
+
+
+TestNeverOld = NeverOld.TestCase
+TestNeverOld.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
