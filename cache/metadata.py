@@ -221,11 +221,13 @@ class MetadataCache:
             known = self._attrs.get(ino)
         return known.attr if known is not None and self._lifetime.seconds(known.mark) > 0.0 else None
 
-    def attr_seconds(self, ino: int) -> float:
-        """For how much longer the attributes are believed, 0 if they are not."""
+    def attr_seconds(self, ino: int, change: int) -> float:
+        """For how much longer attributes as of ``change`` are believed, 0 if they are not."""
         with self._lock:
             known = self._attrs.get(ino)
-        return 0.0 if known is None else self._lifetime.seconds(known.mark)
+        if known is None or known.attr.change != change:
+            return 0.0
+        return self._lifetime.seconds(known.mark)
 
     def get_entry(self, parent: int, name: bytes) -> int | None:
         """The inode of a name (0: the name is known to be free), if it is believed."""

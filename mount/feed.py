@@ -32,9 +32,9 @@ class Believer(Protocol):
     """Who believes what this mount has told it: the kernel, behind a binding. Called by the feed's thread,
     and must not wait for anything that a service, or another request, has to do."""
 
-    def revoke(self, inos: Collection[int], *, names: bool) -> None:
-        """Nothing that was told of these inodes holds any more; with ``names`` no name does. Raises OSError
-        if that could not be done."""
+    def revoke(self, inos: Collection[int]) -> None:
+        """Nothing that was told of these inodes holds any more, names in them included. Raises OSError if
+        that could not be done."""
 
     def revoke_all(self) -> bool:
         """Nothing that this process has told holds any more. False if that could not be done: then it ends
@@ -44,7 +44,7 @@ class Believer(Protocol):
 class NobodyElse:
     """For a mount that tells nobody what may be believed for a while."""
 
-    def revoke(self, inos: Collection[int], *, names: bool) -> None:
+    def revoke(self, inos: Collection[int]) -> None:
         """See Believer."""
 
     def revoke_all(self) -> bool:
@@ -133,10 +133,9 @@ class Feed:
         log.info("the directory promises to tell what changes")
 
     def _carry_out(self, inos: Collection[int]) -> None:
-        names = self._names.may_be_folders(inos)
         self._names.doubt(inos)
         try:
-            self._believer.revoke(inos, names=names)
+            self._believer.revoke(inos)
         except OSError as error:
             # Nothing is said to the directory until the kernel believes nothing any more by itself.
             log.info("the kernel could not be told what has changed: %s", error)

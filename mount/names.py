@@ -6,7 +6,6 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
-import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
@@ -123,9 +122,9 @@ class Names:
 
     # Beliefs
 
-    def attr_seconds(self, ino: int) -> float:
-        """How much longer the attributes are believed: a binding may tell them for no longer."""
-        return self._cache.attr_seconds(ino)
+    def attr_seconds(self, attr: Attr) -> float:
+        """How much longer these attributes are believed: a binding may tell them for no longer."""
+        return self._cache.attr_seconds(attr.ino, attr.change)
 
     def name_seconds(self, parent: int, name: bytes, ino: int) -> float:
         """How much longer a name is believed to stand for ``ino`` (0: for nothing)."""
@@ -183,11 +182,6 @@ class Names:
     def doubt(self, inos: Collection[int]) -> None:
         """Nothing that was told of these inodes holds any more, names in them included."""
         self._cache.doubt(inos)
-
-    def may_be_folders(self, inos: Collection[int]) -> bool:
-        """Whether any of these inodes may be a directory."""
-        known = map(self._cache.get_attr, inos)
-        return any(attr is None or stat.S_ISDIR(attr.mode) for attr in known)
 
     def forget(self, inos: Iterable[int]) -> None:
         """The kernel has forgotten these inodes: it will not ask for them soon."""

@@ -87,6 +87,10 @@ class Tree:
             return self._shown(self._names.child(parent, name, who))
         return self._shown(self._names.child(parent, name, who, fresh=True))
 
+    def may_search(self, folder: Attr) -> bool:
+        """Whether the session's user may walk through a directory."""
+        return may(self._identity, folder, SEARCH)
+
     def _may_search(self, folder: int, who: Caller | None) -> bool:
         """Whether a believed name may be told; the directory has the last word if not."""
         attr = self._names.believed_attr(folder)
@@ -207,10 +211,10 @@ class Tree:
         except Unavailable:
             return node.shown_attr()
 
-    def attr_seconds(self, ino: int) -> float:
-        """For how long the attributes that this mount shows may be believed elsewhere."""
-        node = self._table.peek(ino)
-        seconds = self._names.attr_seconds(ino)
+    def attr_seconds(self, attr: Attr) -> float:
+        """For how long attributes that this mount has shown may be believed elsewhere."""
+        node = self._table.peek(attr.ino)
+        seconds = self._names.attr_seconds(attr)
         if node is None or not node.is_ours:
             return seconds
         return min(BELIEF_SECONDS, seconds) if self._names.is_exact else BELIEF_SECONDS

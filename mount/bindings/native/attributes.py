@@ -37,7 +37,7 @@ class Attributes:
         asked = protocol.STATX_IN.read(request.body)
         attr = self._stat(request, asked.getattr_flags, asked.fh)
         self._the.inodes.told(attr.ino, attr.version)
-        return answers.statx_out(attr, self._the.owners, self._the.vfs.attr_seconds(attr.ino))
+        return answers.statx_out(attr, self._the.owners, self._the.vfs.attr_seconds(attr))
 
     def _stat(self, request: Request, flags: int, number: int) -> Attr:
         if flags & protocol.GETATTR_FH:
@@ -67,8 +67,7 @@ class Attributes:
         number = asked.fh if valid & Fattr.FH else None
         attr = self._the.vfs.setattr(request.nodeid, changes, self._the.who(request), number)
         if stat.S_ISDIR(attr.mode) and valid & (Fattr.MODE | Fattr.UID | Fattr.GID):
-            # who may walk through it is for this process to say, name by name
-            self._the.beliefs.revoke_names()
+            self._the.access_changed(attr)
         return self._the.attr(attr)
 
     def access(self, request: Request) -> Answer:

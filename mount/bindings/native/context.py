@@ -57,31 +57,37 @@ class Context:
 
     def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
         """fuse_entry_out of a name that the kernel is told of. ``pid``: who asks."""
-        name_seconds = self._name_seconds(parent, name, attr)
-        self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=name_seconds, pid=pid)
-        return answers.entry_out(attr, self.owners, name_seconds, self.vfs.attr_seconds(attr.ino))
+        if self.vfs.is_exact:
+            self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=0.0)
+            name_seconds = self.beliefs.tell_name(
+                parent, lambda: self.vfs.name_seconds(parent, name, attr.ino)
+            )
+        else:
+            # One name of several is not believed for a moment: an open brings the inode only, and would walk
+            # another of its names.
+            is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
+            name_seconds = NAME_SECONDS if is_only_name else 0.0
+            self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=name_seconds, pid=pid)
+        return answers.entry_out(attr, self.owners, name_seconds, self.vfs.attr_seconds(attr))
 
     def listed(self, parent: int, name: bytes, attr: Attr) -> bytes:
         """As ``entry``, in a listing: see ``beliefs`` for names that came so under a lease."""
         if not self.vfs.is_exact:
             return self.entry(parent, name, attr)
         self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=0.0)
-        return answers.entry_out(attr, self.owners, 0.0, self.vfs.attr_seconds(attr.ino))
+        return answers.entry_out(attr, self.owners, 0.0, self.vfs.attr_seconds(attr))
 
     def no_entry(self, parent: int, name: bytes) -> bytes:
         """fuse_entry_out that says for how long there is no such name; empty if that may not be said."""
-        seconds = self.beliefs.name_seconds(self.vfs.name_seconds(parent, name, 0))
+        seconds = self.beliefs.tell_name(parent, lambda: self.vfs.name_seconds(parent, name, 0))
         return answers.no_entry_out(seconds) if seconds else b""
 
-    def _name_seconds(self, parent: int, name: bytes, attr: Attr) -> float:
-        """Without a lease one name of several is not believed for a moment: an open brings the inode only,
-        and would walk another of its names."""
-        if self.vfs.is_exact:
-            return self.beliefs.name_seconds(self.vfs.name_seconds(parent, name, attr.ino))
-        is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
-        return NAME_SECONDS if is_only_name else 0.0
+    def access_changed(self, folder: Attr) -> None:
+        """A program here has changed who may walk through a directory."""
+        if self.vfs.is_exact and not self.vfs.may_search(folder):
+            self.beliefs.closed_to_its_user()
 
     def attr(self, attr: Attr) -> bytes:
         """fuse_attr_out."""
         self.inodes.told(attr.ino, attr.version)
-        return answers.attr_out(attr, self.owners, self.vfs.attr_seconds(attr.ino))
+        return answers.attr_out(attr, self.owners, self.vfs.attr_seconds(attr))

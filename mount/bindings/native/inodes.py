@@ -104,6 +104,11 @@ class Inodes:
                     self._set_name(ino, record, None)
                     del self._records[ino]
 
+    def knows(self, ino: int) -> bool:
+        """Whether the kernel was told of the inode, and has not forgotten it."""
+        with self._guard:
+            return ino in self._records
+
     def known(self) -> list[int]:
         """All inodes that the kernel has heard of from this process."""
         with self._guard:
