@@ -24,7 +24,11 @@ def test_answers_are_believed_for_their_lifetime_from_the_question_on() -> None:
     cache.put_attr(attr(1, 5), asked)
     cache.put_entry(attr(1, 5), b"name", 7, asked)
     now[0] = 1.5
-    assert cache.get_attr(1) == attr(1, 5) and cache.attr_seconds(1, 5) == 0.5 and cache.attr_seconds(1, 4) == 0.0
+    assert (
+        cache.get_attr(1) == attr(1, 5)
+        and cache.attr_seconds(1, 5) == 0.5
+        and cache.attr_seconds(1, 4) == 0.0
+    )
     assert cache.get_entry(1, b"name") == 7 and cache.entry_seconds(1, b"name", 7) == 0.5
     assert cache.entry_seconds(1, b"name", 8) == 0.0
     now[0] = 2.0
