@@ -188,11 +188,11 @@ class Vfs(Opening):
             except Exception:
                 log.exception("inode %d is not written back", node.ino)
 
-    def local_version(self, ino: int) -> tuple[int, bool]:
-        """The version of the local copy (0: none), and whether it is dirty."""
+    def local_state(self, ino: int) -> tuple[int, bool, int]:
+        """The version of the local copy (0: none), whether it is dirty, how many chunks it lacks."""
         copy = self._copies.open(ino)
         try:
-            return copy.version, copy.dirty
+            return copy.version, copy.dirty, copy.lacking
         finally:
             copy.close()
 
