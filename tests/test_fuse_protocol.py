@@ -281,9 +281,11 @@ def test_a_listing_is_cut_into_what_fits_and_goes_on(kernel: Kernel, opcode: Opc
             names[entry.off] = answer[first : first + entry.namelen]
             answer, offset = answer[-(-(first + entry.namelen) // 8) * 8 :], entry.off
     assert sorted(names.values()) == sorted(expected)
-    again = protocol.READ_IN.pack(number, 3, 450, 0, 0, 0, 0)
-    _, answer = kernel.ask(opcode, again, ino)
-    assert protocol.DIRENT.read(answer, head).off == 4
+    offsets = list(names)
+    for place, offset in enumerate(offsets[:-1]):  # seekdir(3)
+        again = protocol.READ_IN.pack(number, offset, 450, 0, 0, 0, 0)
+        _, answer = kernel.ask(opcode, again, ino)
+        assert protocol.DIRENT.read(answer, head).off == offsets[place + 1]
     assert kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)[0] == 0
 
 
@@ -313,14 +315,35 @@ def test_what_has_changed_since_the_listing_was_begun_is_no_more_than_a_name(
     _, answer = kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0), folder)
     number = protocol.OPEN_OUT.read(answer).fh
     ask = protocol.READ_IN.pack(number, 0, 3 * COMPOSED["fuse_direntplus"] + 24, 0, 0, 0, 0)
-    assert [name for name, _ in listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1])] == [b".", b"..", b"a"]
+    answer = kernel.ask(Opcode.READDIRPLUS, ask, folder)[1]
+    assert [name for name, _ in listed(answer)] == [b".", b"..", b"a"]
+    last = len(answer) - COMPOSED["fuse_direntplus"] - 8
+    place = protocol.DIRENT.read(answer, last + COMPOSED["fuse_entry_out"]).off
     assert kernel.ask(Opcode.UNLINK, b"b\0", folder)[0] == 0
     assert kernel.ask(Opcode.UNLINK, b"c\0", folder)[0] == 0
-    ask = protocol.READ_IN.pack(number, 3, 4096, 0, 0, 0, 0)
+    assert kernel.ask(Opcode.MKNOD, protocol.MKNOD_IN.pack(0o100644, 0, 0, 0) + b"e\0", folder)[0] == 0
+    ask = protocol.READ_IN.pack(number, place, 4096, 0, 0, 0, 0)
     told = dict(listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1]))
     assert told == {b"b": 0, b"c": 0, b"d": told[b"d"]}
     assert told[b"d"]
+    ask = protocol.READ_IN.pack(number, 0, 4096, 0, 0, 0, 0)  # rewinddir(3)
+    told = dict(listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1]))
+    assert list(told) == [b".", b"..", b"a", b"d", b"e"]
     kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), folder)
+
+
+def test_an_offset_means_the_same_at_the_next_worker(kernel: Kernel, folder: int) -> None:
+    number = 4711  # nothing that this worker has opened
+    ask = protocol.READ_IN.pack(number, 0, 4 * (protocol.DIRENT.size + 8), 0, 0, 0, 0)
+    _, answer = kernel.ask(Opcode.READDIR, ask, folder)
+    last = protocol.DIRENT.read(answer, len(answer) - protocol.DIRENT.size - 8)
+    for name in (b"a", b"b", b"c"):
+        assert kernel.ask(Opcode.UNLINK, name + b"\0", folder)[0] == 0
+    ask = protocol.READ_IN.pack(number + 1, last.off, 4096, 0, 0, 0, 0)
+    _, answer = kernel.ask(Opcode.READDIR, ask, folder)
+    assert answer[protocol.DIRENT.size :] == b"d" + bytes(7)
+    for opened in (number, number + 1):
+        kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(opened, 0, 0, 0), folder)
 
 
 def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) -> None:
