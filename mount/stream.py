@@ -17,8 +17,8 @@ from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, Entry
 
-FIRST_ENTRIES = 100
-"""How many come with the beginning: who opens a directory reads it as a rule, but some only synchronise it."""
+FIRST_ENTRIES = 32
+"""How many come with the beginning: most directories are short, and some are opened only for fsync(2)."""
 
 PAGE_ENTRIES = 1000
 """How many are asked for at a time, and kept."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
-from mount.bindings.native.protocol import Opcode
+from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.stream import Stream
 from wire.errors import fail
@@ -39,6 +39,7 @@ class _Open:
 
     def __init__(self, stream: Stream, ino: int, parent: int) -> None:
         self.guard = threading.Lock()
+        self.flags = Fopen(0)
         self.stream = stream
         self.ino = ino
         self._dots = (
@@ -46,6 +47,11 @@ class _Open:
             _Entry(b"..", parent, stat.S_IFDIR, DOTS, None),
         )
         self._at = 0
+
+    @property
+    def drops_cache(self) -> bool:
+        """Whether it fills the kernel's cache, which was emptied when it was opened."""
+        return self.flags == Fopen.CACHE_DIR
 
     def go_to(self, offset: int) -> None:
         """Under guard: the next entry is the one after this offset; from 0 on, as the directory is now."""
@@ -90,11 +96,13 @@ class Directories:
 
     def open(self, request: Request) -> Answer:
         """opendir(3), of the directory as it is now: EACCES, and ESTALE if it is gone."""
-        listing = self._listing(request)
-        listing.stream.begin()
+        the, ino, listing = self._the, request.nodeid, self._listing(request)
+        listing.stream.begin(the.listings.label(ino))
+        if the.may_keep_listing(ino):
+            listing.flags = the.listings.opened(ino, listing.stream.change)
         number = next(self._numbers)
         self._open[number] = listing
-        return protocol.OPEN_OUT.pack(number, 0, 0)
+        return protocol.OPEN_OUT.pack(number, listing.flags, 0)
 
     def _listing(self, request: Request) -> _Open:
         the, ino = self._the, request.nodeid
@@ -103,7 +111,9 @@ class Directories:
 
     def close(self, request: Request) -> Answer:
         """closedir(3)."""
-        self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
+        listing = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
+        if listing is not None and listing.flags:
+            self._the.listings.closed(listing.ino)
         return DONE
 
     def sync(self, request: Request) -> Answer:
@@ -115,9 +125,9 @@ class Directories:
         asked = protocol.READ_IN.read(request.body)
         if asked.offset > protocol.OFFSET_MAX:
             raise fail(errno.EINVAL)
-        listing = self._open.get(asked.fh)
-        if listing is None:  # opened at an earlier worker
-            listing = self._open[asked.fh] = self._listing(request)
+        listing = self._open.get(asked.fh) or self._met(request, asked.fh)
+        if listing.drops_cache:
+            self._the.listings.has_dropped(listing.ino)
         is_plus = request.opcode == Opcode.READDIRPLUS
         with listing.guard:
             listing.go_to(asked.offset)
@@ -126,6 +136,13 @@ class Directories:
         return b"".join(
             (self._entry(listing.ino, entry) if is_plus else b"") + dirent for entry, dirent in told
         )
+
+    def _met(self, request: Request, number: int) -> _Open:
+        """A directory that was opened at an earlier worker."""
+        listing = self._open[number] = self._listing(request)
+        listing.flags = Fopen.CACHE_DIR | Fopen.KEEP_CACHE  # or not: nothing may be concluded from it
+        self._the.listings.met(listing.ino)
+        return listing
 
     def _entry(self, folder: int, entry: _Entry) -> bytes:
         return NO_ENTRY if entry.attr is None else self._the.entry(folder, entry.name, entry.attr)
