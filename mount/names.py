@@ -6,7 +6,7 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
 from clients.directory import DirectoryClient
@@ -17,8 +17,8 @@ from wire.messages.directory import (
     ROOT_INO,
     Attr,
     Create,
-    Entry,
     Link,
+    Listing,
     Op,
     Rename,
     Resolved,
@@ -95,22 +95,21 @@ class Names:
         self._learn([attr], asked, attrs.unpromised)
         return attr
 
-    def entries(self, ino: int, caller: Caller | None) -> Iterator[Entry]:
-        """All entries of a directory with their attributes, page by page, without "." and ".."."""
-        after = b""
-        more = True
-        while more:
-            asked = self._cache.ask()
-            page = self._directory.list_page(ino, after, caller=caller)
-            self._learn([page.attr], asked, page.unpromised)
-            for entry in page.entries:
-                if entry.attr.change:  # 0: without SEARCH a listing has names and types only
-                    self._learn([entry.attr], asked, page.unpromised)
-                    self._learn_name(page.attr, entry.name, entry.attr.ino, asked, page.unpromised)
-                yield entry
-            more = page.more
-            if page.entries:
-                after = page.entries[-1].name
+    def page(self, ino: int, after: int, limit: int, change: int, caller: Caller | None) -> Listing:
+        """A page of a directory, after the cookie ``after``; "unchanged" if it is as of ``change`` still."""
+        asked = self._cache.ask()
+        page = self._directory.list_page(ino, after, limit=limit, change=change, caller=caller)
+        self._learn([page.attr], asked, page.unpromised)
+        for entry in page.entries:
+            if entry.attr.change:  # 0: without SEARCH a listing has names and types only
+                self._learn([entry.attr], asked, page.unpromised)
+                self._learn_name(page.attr, entry.name, entry.attr.ino, asked, page.unpromised)
+        return page
+
+    def is_as_of(self, ino: int, change: int) -> bool:
+        """Whether the inode is believed to be as of ``change`` still."""
+        known = self._cache.get_attr(ino)
+        return known is not None and known.change == change
 
     def target(self, ino: int, caller: Caller | None) -> bytes:
         """Where a symlink points: it never changes, so it is asked for once."""

@@ -31,7 +31,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mount.bindings.native.inodes import Inodes
-from mount.bindings.native.notifications import Notifications
+from mount.bindings.native.listings import Listings
+from mount.bindings.native.notifications import ALL, Notifications
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Beliefs:
         self,
         notifications: Notifications,
         inodes: Inodes,
+        listings: Listings,
         mountpoint: Path,
         *,
         names_may_go: bool,
@@ -62,6 +64,7 @@ class Beliefs:
     ) -> None:
         self._notifications = notifications
         self._inodes = inodes
+        self._listings = listings
         self._mountpoint = str(mountpoint)
         self._names_may_go = names_may_go
         self._mounts = mounts
@@ -86,6 +89,8 @@ class Beliefs:
         """See Believer."""
         is_on_its_way = False
         for ino in inos:
+            if self._listings.knows(ino):
+                self._notifications.drop(ino, ALL)  # for who has it open, and rewinds it
             if not self._notifications.drop_attributes(ino) and self._inodes.knows(ino):
                 is_on_its_way = True
         if is_on_its_way or any(map(self._may_have_told_names, inos)):

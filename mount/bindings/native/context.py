@@ -7,6 +7,7 @@ from mount.bindings.callers import caller
 from mount.bindings.native import answers
 from mount.bindings.native.beliefs import Beliefs
 from mount.bindings.native.inodes import NAME_SECONDS, Inodes
+from mount.bindings.native.listings import Listings
 from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.requests import Request
@@ -40,13 +41,21 @@ class Context:
         self.notifications = Notifications(descriptor)
         self.owners = owners
         self.inodes = Inodes()
-        self.beliefs = Beliefs(self.notifications, self.inodes, mountpoint, names_may_go=names_may_go)
+        self.listings = Listings()
+        self.beliefs = Beliefs(
+            self.notifications, self.inodes, self.listings, mountpoint, names_may_go=names_may_go
+        )
         self.passthrough = Passthrough(vfs, descriptor, self.release, is_possible=passes)
         self._trusted = trusted
 
     def who(self, request: Request) -> Caller | None:
         """For whom a request is made."""
         return caller(request.uid, request.gid, request.pid) if self._trusted else None
+
+    def may_keep_listings(self) -> bool:
+        """Whether the kernel may keep the listing of a directory, and list it out of its cache. There it has
+        names without attributes, and asks for those one by one: under a lease that costs no round trip."""
+        return self.vfs.is_exact
 
     def release(self, handle: Handle) -> None:
         """Ends an open file."""
