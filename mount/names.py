@@ -6,7 +6,7 @@ are always asked for.
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cache.metadata import MetadataCache
 from clients.directory import DirectoryClient
@@ -42,11 +42,12 @@ class Names:
         start: int = ROOT_INO,
     ) -> Resolved:
         """As a fresh ``walk``, from the inode ``start``; with ``content`` a file's manifest comes along."""
+        asked = self._cache.now()
         resolved = self._directory.resolve(start, list(names), caller, content=content)
         for attr in resolved.attrs:
-            self._cache.put_attr(attr, BELIEF_SECONDS)
+            self._cache.put_attr(attr, BELIEF_SECONDS, asked)
         for parent, name, attr in zip(resolved.attrs, names, resolved.attrs[1:], strict=False):
-            self._cache.put_entry(parent, name, attr.ino, BELIEF_SECONDS)
+            self._cache.put_entry(parent, name, attr.ino, BELIEF_SECONDS, asked)
         if resolved.errno:
             met = len(resolved.attrs)
             if 0 < met <= len(names):
@@ -87,22 +88,24 @@ class Names:
         """The attributes of a name in a directory. Raises ENOENT …"""
         if not fresh and (known := self.believed_child(parent, name)):
             return known
+        asked = self._cache.now()
         resolved = self._directory.resolve(parent, [name], caller)
         for attr in resolved.attrs:
-            self._cache.put_attr(attr, BELIEF_SECONDS)
+            self._cache.put_attr(attr, BELIEF_SECONDS, asked)
         if resolved.errno:
             raise fail(getattr(errno, resolved.errno, errno.EIO))
-        self._cache.put_entry(resolved.attrs[0], name, resolved.attrs[1].ino, BELIEF_SECONDS)
+        self._cache.put_entry(resolved.attrs[0], name, resolved.attrs[1].ino, BELIEF_SECONDS, asked)
         return resolved.attrs[1]
 
     def attr(self, ino: int, caller: Caller | None, *, fresh: bool = False) -> Attr:
         """The attributes of an inode. Raises ESTALE if it is gone."""
         if not fresh and (known := self._cache.get_attr(ino)):
             return known
+        asked = self._cache.now()
         attr = self._directory.attrs([ino], caller)[0]
         if attr is None:
             raise fail(errno.ESTALE, f"inode {ino} is gone")
-        self._cache.put_attr(attr, BELIEF_SECONDS)
+        self._cache.put_attr(attr, BELIEF_SECONDS, asked)
         return attr
 
     def entries(self, ino: int, caller: Caller | None) -> Iterator[Entry]:
@@ -110,13 +113,14 @@ class Names:
         after = b""
         more = True
         while more:
+            asked = self._cache.now()
             page = self._directory.list_page(ino, after, caller=caller)
-            self._cache.put_attr(page.attr, BELIEF_SECONDS)
-            for entry in page.entries:
+            self._cache.put_attr(page.attr, BELIEF_SECONDS, asked)
+            for entry in page.entries:  # all of them now: whoever takes them may take his time
                 if entry.attr.change:  # 0: without SEARCH a listing has names and types only
-                    self._cache.put_attr(entry.attr, BELIEF_SECONDS)
-                    self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
-                yield entry
+                    self._cache.put_attr(entry.attr, BELIEF_SECONDS, asked)
+                    self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS, asked)
+            yield from page.entries
             more = page.more
             if page.entries:
                 after = page.entries[-1].name
@@ -125,11 +129,12 @@ class Names:
         self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
     ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
+        asked = self._cache.now()
         results = self._directory.mutate(list(ops), caller, numbering)
         for result in results:
             for attr in (result.attr, *result.touched):
                 if attr is not None:
-                    self._cache.put_attr(attr, BELIEF_SECONDS)
+                    self._cache.put_attr(attr, BELIEF_SECONDS, asked)
         return results
 
     def learn(self, attr: Attr) -> None:
@@ -137,8 +142,10 @@ class Names:
         self._cache.put_attr(attr, BELIEF_SECONDS)
 
     def add(self, parent: Attr, name: bytes, ino: int) -> None:
-        """A name that this mount has made; ``parent`` is as it was answered with the change."""
-        self._cache.put_entry(parent, name, ino, BELIEF_SECONDS)
+        """A name that this mount has made; ``parent`` is as it was answered with the change. Not
+        believed if that is not either: it came too late."""
+        if self._cache.get_attr(parent.ino) is not None:
+            self._cache.put_entry(parent, name, ino, BELIEF_SECONDS)
 
     def remove(self, parent: int, name: bytes) -> None:
         """A name that this mount has taken away."""
@@ -151,6 +158,10 @@ class Names:
             target = self._directory.target(ino, caller)
             self._cache.put_target(ino, target)
         return target
+
+    def forget(self, inos: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
+        """What nobody here knows any more, and so will not ask for: inodes, and names in directories."""
+        self._cache.forget(inos, names)
 
     def drop_all(self) -> None:
         """Believes nothing any more."""

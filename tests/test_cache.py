@@ -17,7 +17,7 @@ import pytest
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.index import DirtyRecord, Index, Mark
 from cache.indices import IndexSet
-from cache.metadata import MetadataCache
+from cache.metadata import ANSWER_SECONDS, MetadataCache
 from wire.chunking import chunk_count, new_chunk_id
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import Attr, ChunkAt
@@ -681,6 +681,49 @@ def test_an_entry_that_was_under_way_while_its_directory_changed_is_not_believed
     cache.put_target(3, b"there")
     cache.drop_all()
     assert cache.get_target(3) is None and cache.get_entry(1, b"none") is None
+
+
+def test_an_older_answer_is_not_believed_when_the_newer_one_is_forgotten() -> None:
+    now = [0.0]
+    cache = MetadataCache(clock=lambda: now[0])
+    asked = cache.now()
+    cache.put_attr(attr(1, 5), 1.0)
+    now[0] = ANSWER_SECONDS - 0.1
+    cache.forget([1], [])
+    cache.put_attr(attr(1, 4), 1.0, asked)
+    assert cache.get_attr(1) is None, "the newer one is kept for that"
+    now[0] = ANSWER_SECONDS
+    cache.forget([1], [])
+    assert len(cache) == 0
+    cache.put_attr(attr(1, 4), 1.0, asked)
+    cache.put_entry(attr(1, 4), b"old", 7, 1.0, asked)
+    assert len(cache) == 0, "it has been under way for too long"
+
+
+def test_what_is_not_believed_any_more_goes_with_time() -> None:
+    now = [0.0]
+    cache = MetadataCache(clock=lambda: now[0])
+    for ino in range(1, 10_001):
+        cache.put_attr(attr(ino, 1), 1.0)
+        cache.put_entry(attr(1, 1), b"%d" % ino, ino, 1.0)
+        now[0] += 0.01
+    assert len(cache) <= (ANSWER_SECONDS + 1.0) / 0.01 + 2
+    now[0] += ANSWER_SECONDS
+    for ino in range(1, 301):
+        cache.put_attr(attr(ino, 1), 1.0)
+        cache.put_entry(attr(1, 1), b"%d" % ino, ino, 1.0)
+    assert len(cache) == 600, "each that comes takes two away"
+
+
+def test_what_the_kernel_has_forgotten_is_forgotten() -> None:
+    now = [0.0]
+    cache = MetadataCache(clock=lambda: now[0])
+    cache.put_attr(attr(3, 1), 1.0)
+    cache.put_entry(attr(1, 1), b"name", 3, 1.0)
+    cache.put_target(3, b"there")
+    now[0] = ANSWER_SECONDS
+    cache.forget([3, 4], [(1, b"name"), (1, b"other")])
+    assert len(cache) == 0
 
 
 def test_three_walks_leave_no_more_than_one() -> None:

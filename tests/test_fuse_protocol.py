@@ -26,9 +26,11 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.loop import Loop
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
+from mount.bindings.native.requests import Request
 from mount.bindings.native.serving import agree, read_init, signals_tell
 from mount.owners import Owners
 from tests.support.stack import Stack
+from wire.messages.directory import ROOT_INO
 
 HEADER = Path("/usr/include/linux/fuse.h")
 
@@ -253,6 +255,26 @@ def test_a_file_from_its_making_to_its_end(kernel: Kernel) -> None:
     kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(2), ino)
     assert kernel.ask(Opcode.UNLINK, b"file\0") == (0, b"")
     assert kernel.ask(Opcode.LOOKUP, b"file\0")[0] == errno.ENOENT
+
+
+def test_what_the_kernel_forgets_is_not_kept(kernel: Kernel) -> None:
+    inos = []
+    for number in range(3):
+        _, answer = kernel.ask(Opcode.SYMLINK, b"link-%d\0there\0" % number)
+        inos.append(protocol.ENTRY_OUT.read(answer).nodeid)
+        kernel.ask(Opcode.READLINK, nodeid=inos[-1])
+    known, cache = len(kernel.the.inodes), kernel.the.vfs._names._cache
+    assert None not in [cache.get_target(ino) for ino in inos]
+    several = b"".join(protocol.FORGET_ONE.pack(ino, 1) for ino in inos[1:])
+    for opcode, body in (
+        (Opcode.FORGET, protocol.FORGET_IN.pack(1)),
+        (Opcode.BATCH_FORGET, protocol.BATCH_FORGET_IN.pack(2, 0) + several),
+    ):  # not through the socket: they are not answered, so nothing says when they are carried out
+        asked = Request(opcode, 2, inos[0], 0, 0, 0, memoryview(body), memoryview(b""))
+        Operations(kernel.the).answer(asked)
+    assert len(kernel.the.inodes) == known - 3
+    assert [cache.get_target(ino) for ino in inos] == [None] * 3
+    assert [cache.get_entry(ROOT_INO, b"link-%d" % number) for number in range(3)] == [None] * 3
 
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])

@@ -290,6 +290,20 @@ def test_a_directory_with_three_thousand_entries(pair: tuple[Client, Client], pl
 # Attributes
 
 
+def test_a_listing_that_is_read_slowly_tells_no_old_attributes(
+    pair: tuple[Client, Client], place: str
+) -> None:
+    one, two = pair
+    for name in ("a", "b"):
+        one.write(f"{place}/{name}", b"content")
+    listing = one.vfs.readdir(one.walk(place, fresh=True).ino, None)
+    assert next(listing).attr.change
+    two.vfs.setattr(two.walk(f"{place}/b").ino, Changes(mode=0o600), None)
+    one.vfs._names.drop_all()  # as if a second had passed
+    last = next(listing)
+    assert (last.name, last.attr.change) == (b"b", 0), "no more than the name is known"
+
+
 def test_attributes(pair: tuple[Client, Client], place: str) -> None:
     one, two = pair
     one.write(f"{place}/file", b"content")

@@ -1,6 +1,7 @@
 """What all operations of a mount share, and how attributes are told to the kernel."""
 
 import stat
+from collections.abc import Iterable
 
 from mount.bindings.callers import caller
 from mount.bindings.native import answers
@@ -49,6 +50,11 @@ class Context:
             self.vfs.release(handle.number)
         finally:
             self.inodes.closed(handle.node)
+
+    def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
+        """The kernel takes back lookups: (inode, how many)."""
+        inos, names = self.inodes.forget(forgotten)
+        self.vfs.forget(inos, names)
 
     def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
         """fuse_entry_out of a name that the kernel is told of. One name of several is not believed for a
