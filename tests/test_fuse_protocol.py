@@ -23,13 +23,14 @@ from hypothesis import strategies as st
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
-from mount.bindings.native.loop import Loop
+from mount.bindings.native.loop import IDLE_MAX, Loop
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
 from mount.bindings.native.requests import Request
 from mount.bindings.native.serving import agree, read_init, signals_tell
 from mount.owners import Owners
 from tests.support.stack import Stack
+from tests.support.times import wait_until
 from wire.messages.directory import ROOT_INO
 
 HEADER = Path("/usr/include/linux/fuse.h")
@@ -199,8 +200,8 @@ class Kernel:
         self._unique = 2
         client = stack.client()
         self.the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
-        self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
-        self._loop.start()
+        self.loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
+        self.loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
         """``(errno, what was answered)``. Notifications that come before it are as good as carried out."""
@@ -226,7 +227,7 @@ class Kernel:
     def close(self) -> None:
         """The mount is gone."""
         self._socket.close()
-        self._loop.stop(5)
+        self.loop.stop(5)
         self.the.passthrough.close()
         self.theirs.close()
 
@@ -275,6 +276,18 @@ def test_what_the_kernel_forgets_is_not_kept(kernel: Kernel) -> None:
     assert len(kernel.the.inodes) == known - 3
     assert [cache.get_target(ino) for ino in inos] == [None] * 3
     assert [cache.get_entry(ROOT_INO, b"link-%d" % number) for number in range(3)] == [None] * 3
+
+
+def test_no_threads_are_started_to_forget(kernel: Kernel) -> None:
+    def are_all_busy() -> bool:
+        with kernel.loop._guard:
+            return kernel.loop._idle == 0
+
+    with kernel.the.inodes._guard:  # so that none of them ends
+        for _ in range(2 * IDLE_MAX + 2):
+            kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(1), 1 << 40)
+        wait_until(are_all_busy)
+    assert kernel.ask(Opcode.LOOKUP, b"nothing\0")[0] == errno.ENOENT
 
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
