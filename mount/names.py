@@ -13,7 +13,7 @@ from clients.directory import DirectoryClient
 from clients.session import Numbering
 from wire.errors import fail
 from wire.messages.common import Caller
-from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Resolved, Result
+from wire.messages.directory import ROOT_INO, Attr, Entry, Listing, Op, Resolved, Result
 
 BELIEF_SECONDS = 1.0
 
@@ -109,21 +109,29 @@ class Names:
         return attr
 
     def entries(self, ino: int, caller: Caller | None) -> Iterator[Entry]:
-        """All entries of a directory with their attributes, page by page, without "." and ".."."""
+        """All entries of a directory with their attributes, page by page, without "." and "..". Whoever takes
+        them may take his time: of a page that is not believed any more, the rest is asked for again."""
         after = b""
         more = True
         while more:
             asked = self._cache.now()
             page = self._directory.list_page(ino, after, caller=caller)
-            self._cache.put_attr(page.attr, BELIEF_SECONDS, asked)
-            for entry in page.entries:  # all of them now: whoever takes them may take his time
-                if entry.attr.change:  # 0: without SEARCH a listing has names and types only
-                    self._cache.put_attr(entry.attr, BELIEF_SECONDS, asked)
-                    self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS, asked)
-            yield from page.entries
+            self._believe(page, asked)
+            believed_until = self._cache.now() + BELIEF_SECONDS
             more = page.more
-            if page.entries:
-                after = page.entries[-1].name
+            for entry in page.entries:
+                yield entry
+                after = entry.name
+                if self._cache.now() >= believed_until:
+                    more = more or entry is not page.entries[-1]
+                    break
+
+    def _believe(self, page: Listing, asked: float) -> None:
+        self._cache.put_attr(page.attr, BELIEF_SECONDS, asked)
+        for entry in page.entries:
+            if entry.attr.change:  # 0: without SEARCH a listing has names and types only
+                self._cache.put_attr(entry.attr, BELIEF_SECONDS, asked)
+                self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS, asked)
 
     def change(
         self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
