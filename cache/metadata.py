@@ -26,6 +26,9 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 ITEMS_MAX = 200_000
+KEPT = 20_000
+"""So many are kept though the kernel forgets them: it also does so when names must be looked up anew."""
+
 EVENTS_MAX = 10_000
 """Inodes of which it is remembered when something was heard last. Questions that are older than what was
 forgotten get no answer that is believed."""
@@ -110,8 +113,11 @@ class _Bounded(Generic[K, V]):
         if len(self._items) > self._items_max:
             self._on_drop(self._items.popitem(last=False)[1])
 
-    def drop(self, key: K) -> V | None:
-        return self._items.pop(key, None)
+    def drop(self, key: K) -> None:
+        self._items.pop(key, None)
+
+    def oldest(self) -> V | None:
+        return next(iter(self._items.values()), None)
 
     def clear(self) -> None:
         self._items.clear()
@@ -120,9 +126,16 @@ class _Bounded(Generic[K, V]):
 class MetadataCache:
     """Thread-safe."""
 
-    def __init__(self, lifetime: Lifetime, items_max: int = ITEMS_MAX, events_max: int = EVENTS_MAX) -> None:
+    def __init__(
+        self,
+        lifetime: Lifetime,
+        items_max: int = ITEMS_MAX,
+        events_max: int = EVENTS_MAX,
+        kept: int = KEPT,
+    ) -> None:
         self._lifetime = lifetime
         self._items_max = items_max
+        self._kept = kept
         self._lock = threading.Lock()
         self._number = 0
         self._floor = 0  # what was asked before this was heard may be old, whatever it is about
@@ -131,6 +144,9 @@ class MetadataCache:
         self._names: OrderedDict[int, dict[bytes, _Name]] = OrderedDict()  # by directory
         self._names_count = 0
         self._targets: _Bounded[int, bytes] = _Bounded(items_max)
+
+    def __len__(self) -> int:
+        return len(self._attrs) + len(self._targets) + self._names_count
 
     def ask(self) -> Asked:
         """To be called before a question is sent."""
@@ -141,6 +157,7 @@ class MetadataCache:
     def put_attr(self, attr: Attr, asked: Asked) -> None:
         """The answer to a question."""
         with self._lock:
+            self._sweep()
             known = self._attrs.get(attr.ino)
             if self._is_current(attr.ino, asked) and (known is None or attr.change >= known.attr.change):
                 self._attrs.put(attr.ino, _Known(attr, asked.mark))
@@ -205,13 +222,18 @@ class MetadataCache:
             self._names_count = 0
             self._targets.clear()
 
-    def forget(self, inos: Iterable[int]) -> None:
-        """Nobody will ask for these inodes soon. That is no doubt: answers on their way may be believed."""
+    def forget(self, inos: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
+        """The kernel has forgotten these inodes, and these names in directories. Unless there are few, that
+        is for lack of memory. It is no doubt: answers on their way may be believed."""
         with self._lock:
+            if len(self) <= self._kept:
+                return
             for ino in inos:
                 self._attrs.drop(ino)
                 self._targets.drop(ino)
                 self._drop_folder(ino)
+            for parent, name in names:
+                self._drop_name(parent, name)
 
     # What is believed
 
@@ -245,6 +267,16 @@ class MetadataCache:
             return self._targets.get(ino)
 
     # Under the lock
+
+    def _sweep(self) -> None:
+        """Takes away two of the oldest that are not believed any more: more than come at a time."""
+        for _ in range(2):
+            oldest = self._attrs.oldest()
+            if oldest is not None and not self._lifetime.seconds(oldest.mark):
+                self._attrs.drop(oldest.attr.ino)
+        parent, folder = next(iter(self._names.items()), (0, {}))
+        if folder and not self._lifetime.seconds(next(reversed(folder.values())).mark):
+            self._drop_folder(parent)
 
     def _is_current(self, ino: int, asked: Asked) -> bool:
         heard = self._heard.get(ino)

@@ -14,7 +14,7 @@ from mount.options import MountOptions
 from mount.owners import Owners
 from mount.proxy import Proxy
 from mount.recovery import Recovery
-from mount.registry import MountRecord, register, state_file, unregister
+from mount.registry import MountRecord, records, register, state_file, unregister
 from mount.vfs import Vfs
 from mount.worker import Worker
 from wire.version import VERSION
@@ -70,7 +70,7 @@ def _serve(
         user=session.user,
         cache_dir=str(options.cache_dir),
         control=str(control_path),
-        started=time.time(),
+        started=_started(proxy, options),
         worker_pid=os.getpid(),
         version=VERSION,
     )
@@ -86,3 +86,12 @@ def _serve(
     finally:
         control.close()
         unregister(record.mountpoint)
+
+
+def _started(proxy: Proxy, options: MountOptions) -> float:
+    """When the mount began to be: a worker that follows another one finds that in the mount's record."""
+    if proxy.slate.init_answer is not None:
+        for record in records():
+            if record.mountpoint == str(options.mountpoint):
+                return record.started
+    return time.time()

@@ -106,6 +106,14 @@ class Names:
                 self._learn_name(page.attr, entry.name, entry.attr.ino, asked, page.unpromised)
         return page
 
+    def mark(self) -> float:
+        """To be kept with what is asked now, for ``is_over``."""
+        return self._lifetime.mark()
+
+    def is_over(self, mark: float) -> bool:
+        """Whether what was asked then was believed for a while, and is no more."""
+        return mark > 0 and not self._lifetime.seconds(mark)
+
     def is_as_of(self, ino: int, change: int) -> bool:
         """Whether the inode is believed to be as of ``change`` still."""
         known = self._cache.get_attr(ino)
@@ -182,9 +190,9 @@ class Names:
         """Nothing that was told of these inodes holds any more, names in them included."""
         self._cache.doubt(inos)
 
-    def forget(self, inos: Iterable[int]) -> None:
-        """The kernel has forgotten these inodes: it will not ask for them soon."""
-        self._cache.forget(inos)
+    def forget(self, inos: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
+        """The kernel has forgotten these inodes, and these names in directories."""
+        self._cache.forget(inos, names)
 
     def drop_all(self) -> None:
         """Believes nothing any more."""

@@ -20,8 +20,8 @@ from wire.errors import fail
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """A mount. ``control`` is the path of its control socket; ``started`` in seconds since the epoch.
-    ``passthrough``: the kernel reads and writes local copies itself where it can."""
+    """A mount. ``control`` is the path of its control socket; ``started`` in seconds since the epoch: the
+    mount, not its worker. ``passthrough``: the kernel reads and writes local copies itself where it can."""
 
     mountpoint: str
     binding: str

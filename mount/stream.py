@@ -40,6 +40,7 @@ class Stream:
         self._place = 0
         self._until = 0  # later names are not told; 0 while nothing was asked
         self._is_new = False
+        self._mark = 0.0
         self.change = 0
 
     def begin(self, change: int = 0) -> bool:
@@ -74,6 +75,9 @@ class Stream:
         """The next entry, None at the end. Where ``attr.change`` is 0, name, inode and type are all that may
         be known: so of all that has been changed here since the page came, or that is older than what is
         believed otherwise. Nobody shall believe it for longer."""
+        if self._page and self._names.is_over(self._mark):
+            self._page.clear()  # nobody would believe the rest; whoever asked name by name would ask long
+            self._more = True
         if not self._page and self._more:
             self._ask(self._place, PAGE_ENTRIES)
         if not self._page:
@@ -87,6 +91,7 @@ class Stream:
         self._is_new = False
 
     def _ask(self, after: int, limit: int, change: int = 0) -> bool:
+        self._mark = self._names.mark()
         page = self._names.page(self._ino, after, limit, change, self._who)
         self.change = page.attr.change
         self._until = self._until or self.change

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -207,6 +207,11 @@ class Vfs(Opening):
             return copy.version, copy.dirty, copy.lacking
         finally:
             copy.close()
+
+    def forget(self, inos: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
+        """A binding says that nobody has these inodes any more, nor these names in directories: neither
+        programs nor the kernel. Nothing is lost; what is needed again is asked for again."""
+        self._names.forget(inos, names)
 
     def drop_clean_copies(self) -> None:
         """Forgets clean content that nobody has open, and all names (for measuring cold reads)."""

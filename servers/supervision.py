@@ -23,6 +23,7 @@ import msgspec
 
 from servers.durable import replace
 from servers.keys import new_realm_keys, read_keys, write_keys
+from servers.ports import Claims
 from wire.errors import fail
 from wire.sealing import fingerprint, public_key_of
 
@@ -125,9 +126,9 @@ class RealmRoot:
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise fail(errno.EINVAL, f"{path} is damaged: {error}") from error
 
-    def settings(self, changes: Changes) -> Settings:
-        """The settings with ``changes``."""
-        return _merge(self.read_settings(), changes)
+    def settings(self, changes: Changes, claims: Claims) -> Settings:
+        """The settings with ``changes``. Ports that are chosen are claimed."""
+        return _merge(self.read_settings(), changes, claims)
 
     def record(self, settings: Settings) -> None:
         """The settings are these from now on, durably."""
@@ -164,7 +165,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _merge(old: Settings | None, changes: Changes) -> Settings:
+def _merge(old: Settings | None, changes: Changes, claims: Claims) -> Settings:
     count = changes.file_servers or (old.file_servers if old else DEFAULT_FILE_SERVERS)
     if not 1 <= count <= FILE_SERVERS_MAX:
         raise fail(errno.EINVAL, f"a realm has 1 to {FILE_SERVERS_MAX} file servers on a machine")
@@ -174,7 +175,7 @@ def _merge(old: Settings | None, changes: Changes) -> Settings:
     if port:
         ports = {name: port + number for number, name in enumerate(names)}
     else:
-        ports = _free_ports(host, names, old.ports if old and not old.port else {})
+        ports = _free_ports(claims, host, names, old.ports if old and not old.port else {})
     advertise = changes.advertise if changes.advertise is not None else (old.advertise if old else "")
     if not advertise and host in ("0.0.0.0", "::"):
         advertise = socket.getfqdn()
@@ -185,7 +186,7 @@ def _merge(old: Settings | None, changes: Changes) -> Settings:
     return Settings(host, advertise, port, replicas, ports, options)
 
 
-def _free_ports(host: str, names: Iterable[str], recorded: dict[str, int]) -> dict[str, int]:
+def _free_ports(claims: Claims, host: str, names: Iterable[str], recorded: dict[str, int]) -> dict[str, int]:
     """A port a name. They lie below the range of outgoing connections, so that none of those takes the
     port of a service that is being restarted."""
     ports: dict[str, int] = {}
@@ -193,22 +194,10 @@ def _free_ports(host: str, names: Iterable[str], recorded: dict[str, int]) -> di
         port = recorded.get(name)
         while port is None or port in ports.values():
             candidate = random.randrange(10000, 32000)
-            if is_free(host, candidate):
+            if claims.take(host, candidate):
                 port = candidate
         ports[name] = port
     return ports
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens there. The services' own sockets would not notice: they share ports."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
-        raise fail(error.errno or errno.EIO, f"cannot listen at {host}:{port}: {error.strerror}") from error
-    return True
 
 
 def rotate(log: Path) -> None:

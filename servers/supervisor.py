@@ -24,7 +24,8 @@ from clients.http import HttpWire
 from clients.session import Channel, Keyring
 from servers.keys import read_keys
 from servers.minting import mint
-from servers.supervision import Changes, Plan, RealmRoot, Settings, is_free, rotate, tail
+from servers.ports import Claims
+from servers.supervision import Changes, Plan, RealmRoot, Settings, rotate, tail
 from servers.supervision_child import Child
 from servers.supervision_control import REMAINS_SECONDS, Ask, ControlServer, RootLock, Told, ask
 from wire.errors import Busy, DfsError, Unavailable, fail
@@ -167,9 +168,10 @@ def run(root: RealmRoot, changes: Changes, ready: Callable[[Told], None]) -> Non
     lock = _take(root)  # until this process and all that inherited the lock have ended
     _log_to(root)
     root.make_keys()
-    settings = root.settings(changes)
+    claims = Claims()  # until this process ends
+    settings = root.settings(changes, claims)
     for name, port in settings.ports.items():
-        if not is_free(settings.host, port):
+        if not claims.take(settings.host, port):
             raise fail(errno.EADDRINUSE, f"port {port}, for {name}, is taken: choose others with --port")
     root.record(settings)
     Supervisor(root, settings, lock).run(ready)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mount import names, stream
+from mount import stream
 from mount.bindings.native import listings, protocol
+from mount.bindings.native.context import Context
 from mount.bindings.native.listings import Listings
 from mount.bindings.native.protocol import Dirent, Fopen, Opcode
 from tests.support.kernel import ENTRY_BYTES, Kernel
@@ -129,8 +130,8 @@ KEEP = Fopen.CACHE_DIR | Fopen.KEEP_CACHE
 
 @pytest.fixture
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attributes are believed for long."""
-    monkeypatch.setattr(names, "BELIEF_SECONDS", 60.0)
+    """What is believed is true, so that the kernel may keep listings."""
+    monkeypatch.setattr(Context, "may_keep_listings", lambda _: True)
 
 
 def test_a_listing_is_not_kept_where_attributes_are_believed_for_a_moment(

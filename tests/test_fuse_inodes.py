@@ -1,5 +1,6 @@
 """What is remembered of what the kernel knows: names, and of which version its pages are."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,9 +130,31 @@ def test_memory_is_bounded_by_what_the_kernel_knows() -> None:
         inodes.looked_up(FILE, ROOT_INO, b"%d" % number, 1)
     inodes.forget([(FILE, 2)])
     assert len(inodes) == 1
-    inodes.forget([(FILE, 1), (OTHER, 5)])
+    assert inodes.forget([(FILE, 1), (OTHER, 5)]) == ([FILE], [(ROOT_INO, b"2")])
     assert len(inodes) == 0
-    assert not inodes._named
+    assert not inodes._folders
+
+
+def test_the_room_of_what_is_forgotten_is_given_back() -> None:
+    inodes = Inodes()
+    for number in range(1000):
+        inodes.looked_up(FILE + number, ROOT_INO, b"%d" % number, 1)
+    full = sys.getsizeof(inodes._records)
+    for number in range(999):
+        inodes.forget([(FILE + number, 1)])
+    assert sys.getsizeof(inodes._records) < full // 50
+    assert inodes.path(FILE + 999) == (ROOT_INO, [b"999"])
+
+
+def test_memory_is_given_back_when_most_of_many_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mount.bindings.native.inodes.MANY", 100)
+    left = []
+    inodes = Inodes(on_much_less=lambda: left.append(len(inodes)))
+    for number in range(100):
+        inodes.looked_up(FILE + number, ROOT_INO, b"%d" % number, 1)
+    for number in range(100):
+        inodes.forget([(FILE + number, 1)])
+    assert left == [24], "not for what is left then"
 
 
 NAMES = st.sampled_from([(parent, name) for parent in (1, 2) for name in (b"a", b"b", b"c")])
@@ -150,8 +173,11 @@ def test_each_name_is_of_one_inode_and_known_both_ways(steps: list[Callable[[Ino
     inodes = Inodes()
     for step in steps:
         step(inodes)
-        named = {ino: record.name for ino, record in inodes._records.items() if record.name}
-        assert {name: ino for ino, name in named.items()} == inodes._named
+        records = inodes._records.items()
+        named = {ino: (record.folder.ino, record.name) for ino, record in records if record.folder}
+        known = {(f.ino, name): ino for f in inodes._folders.values() for name, ino in f.inos.items()}
+        assert {name: ino for ino, name in named.items()} == known
+        assert all(folder.inos for folder in inodes._folders.values())
 
 
 # Pages

@@ -21,10 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mount.bindings.native import protocol
+from mount.bindings.native.loop import IDLE_MAX
+from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
+from mount.bindings.native.requests import Request
 from mount.bindings.native.serving import agree, read_init, signals_tell
 from tests.support.kernel import Kernel, request
 from tests.support.stack import Stack
+from tests.support.times import wait_until
+from wire.messages.directory import ROOT_INO
 
 HEADER = Path("/usr/include/linux/fuse.h")
 
@@ -309,3 +314,36 @@ def test_whatever_comes_is_answered(
     unforeseen = [record.getMessage() for record in caplog.records if record.exc_info]
     assert not unforeseen, unforeseen
     caplog.clear()
+
+
+def test_what_the_kernel_forgets_is_not_kept(kernel: Kernel) -> None:
+    inos = []
+    for number in range(3):
+        _, answer = kernel.ask(Opcode.SYMLINK, b"link-%d\0there\0" % number)
+        inos.append(protocol.ENTRY_OUT.read(answer).nodeid)
+        kernel.ask(Opcode.READLINK, nodeid=inos[-1])
+    known, cache = len(kernel.the.inodes), kernel.the.vfs._names._cache
+    cache._kept = 0
+    assert None not in [cache.get_target(ino) for ino in inos]
+    several = b"".join(protocol.FORGET_ONE.pack(ino, 1) for ino in inos[1:])
+    for opcode, body in (
+        (Opcode.FORGET, protocol.FORGET_IN.pack(1)),
+        (Opcode.BATCH_FORGET, protocol.BATCH_FORGET_IN.pack(2, 0) + several),
+    ):  # not through the socket: they are not answered, so nothing says when they are carried out
+        asked = Request(opcode, 2, inos[0], 0, 0, 0, memoryview(body), memoryview(b""))
+        Operations(kernel.the).answer(asked)
+    assert len(kernel.the.inodes) == known - 3
+    assert [cache.get_target(ino) for ino in inos] == [None] * 3
+    assert [cache.get_entry(ROOT_INO, b"link-%d" % number) for number in range(3)] == [None] * 3
+
+
+def test_no_threads_are_started_to_forget(kernel: Kernel) -> None:
+    def are_all_busy() -> bool:
+        with kernel.loop._guard:
+            return kernel.loop._idle == 0
+
+    with kernel.the.inodes._guard:  # so that none of them ends
+        for _ in range(2 * IDLE_MAX + 2):
+            kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(1), 1 << 40)
+        wait_until(are_all_busy)
+    assert kernel.ask(Opcode.LOOKUP, b"nothing\0")[0] == errno.ENOENT

@@ -86,7 +86,7 @@ def test_when_it_is_forgotten_what_was_heard_questions_from_before_are_not_belie
 
 
 def test_three_walks_leave_no_more_than_one() -> None:
-    cache = MetadataCache(FOREVER, items_max=1000)
+    cache = MetadataCache(FOREVER, items_max=1000, kept=0)
     inos = range(1, 3001)
     for change in range(3):
         asked = cache.ask()
@@ -98,7 +98,7 @@ def test_three_walks_leave_no_more_than_one() -> None:
         assert sum(cache.get_attr(ino) is not None for ino in inos) == 1000
         assert sum(cache.get_entry(ino // 100, b"%d" % ino) is not None for ino in inos) in range(900, 1001)
         assert sum(cache.get_target(ino) is not None for ino in inos) == 1000
-    cache.forget(inos)
+    cache.forget(inos, [])
     assert not any(cache.get_attr(ino) or cache.get_target(ino) for ino in inos)
 
 
@@ -145,7 +145,7 @@ class NeverOld(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cache = MetadataCache(FOREVER, items_max=4, events_max=2)
+        self.cache = MetadataCache(FOREVER, items_max=4, events_max=2, kept=0)
         self.folders = {1: Folder(), 2: Folder(), 3: Folder()}
         self.clock = 1
         self.questions: list[Question] = []
@@ -212,7 +212,7 @@ class NeverOld(RuleBasedStateMachine):
 
     @rule(ino=st.sampled_from((1, 2, 3)))
     def forget(self, ino: int) -> None:
-        self.cache.forget([ino])
+        self.cache.forget([ino], [(ino, NAMES[0])])
 
     @invariant()
     def nothing_is_older_than_what_was_heard(self) -> None:

@@ -348,7 +348,7 @@ def test_another_version_takes_a_mount_over(mount: RealMount, folder: Path, tmp_
     told = mount_with(another_version(tmp_path / "code", {}), mount)
     assert (told.returncode, told.stderr) == (0, "")
     after = mount.record()
-    assert (after.pid, after.version) == (before.pid, "9.9.9")
+    assert (after.pid, after.started, after.version) == (before.pid, before.started, "9.9.9")
     assert after.worker_pid != before.worker_pid
     assert writer.close() == 0
     assert (folder / "file").read_text() == "unsaved"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mount import committing, locks
+from mount.names import BELIEF_SECONDS
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack, split
 from tests.support.vfs import (
@@ -288,6 +289,39 @@ def test_a_directory_with_three_thousand_entries(pair: tuple[Client, Client], pl
 
 
 # Attributes
+
+
+def test_a_listing_that_is_read_slowly_tells_no_old_attributes(
+    pair: tuple[Client, Client], place: str
+) -> None:
+    one, two = pair
+    for name in ("a", "b"):
+        one.write(f"{place}/{name}", b"content")
+    listing = one.vfs.readdir(one.walk(place, fresh=True).ino, None)
+    assert next(listing).attr.change
+    two.vfs.setattr(two.walk(f"{place}/b").ino, Changes(mode=0o600), None)
+    one.vfs._names.drop_all()  # as if a second had passed
+    last = next(listing)
+    assert (last.name, last.attr.change) == (b"b", 0), "no more than the name is known"
+
+
+def test_the_rest_of_a_listing_that_is_old_is_asked_for_again(
+    pair: tuple[Client, Client], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    for name in ("a", "b", "c"):
+        one.write(f"{place}/{name}", b"content")
+    now = [time.monotonic()]
+    monkeypatch.setattr(one.vfs._names._lifetime, "_clock", lambda: now[0])
+    listing = one.vfs.readdir(one.walk(place, fresh=True).ino, None)
+    assert next(listing).name == b"a"
+    two.vfs.setattr(two.walk(f"{place}/b").ino, Changes(mode=0o600), None)
+    two.unlink(f"{place}/c")
+    now[0] += BELIEF_SECONDS
+    last = next(listing)
+    assert (last.name, stat.S_IMODE(last.attr.mode)) == (b"b", 0o600)
+    now[0] += BELIEF_SECONDS
+    assert list(listing) == []
 
 
 def test_attributes(pair: tuple[Client, Client], place: str) -> None:

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import random
 import signal
 import socket
 import stat
@@ -19,9 +20,11 @@ import pytest
 from clients.http import HttpWire
 from clients.session import call_plain
 from dfs.logins import own_services
+from servers.ports import Claims
 from servers.supervision import Changes, Plan, RealmRoot, Settings
 from servers.supervision_child import Child
 from servers.supervision_control import Ask, ControlServer, RootLock, Told, ask
+from tests.support.ports import own_ports
 from tests.support.processes import marked
 from tests.support.realm import RealRealm
 from tests.support.times import wait_until
@@ -228,7 +231,8 @@ def made_child(folder: Path, code: str) -> Child:
 
 def settle(root: RealmRoot, changes: Changes) -> Settings:
     """As ``dfs up`` does it."""
-    settings = root.settings(changes)
+    with closing(Claims()) as claims:
+        settings = root.settings(changes, claims)
     root.record(settings)
     return settings
 
@@ -250,6 +254,25 @@ def test_free_ports_are_chosen_once(root: RealmRoot) -> None:
     more = settle(root, Changes(file_servers=2))
     assert {name: more.ports[name] for name in first.ports} == first.ports
     assert settle(root, Changes(port=0)) == more
+
+
+def test_two_realms_that_choose_at_once_choose_different_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = own_ports(8)
+    with closing(Claims()) as one, closing(Claims()) as other:
+        ports: list[int] = []
+        for number, claims in enumerate((one, other)):
+            order = iter(range(first, first + 8))
+            monkeypatch.setattr(random, "randrange", lambda *_, order=order: next(order))
+            root = RealmRoot(tmp_path / str(number))
+            settings = root.settings(Changes(port=0, file_servers=1), claims)  # nothing listens yet
+            ports += settings.ports.values()
+        assert sorted(ports) == list(range(first, first + 8))
+        assert one.take("127.0.0.1", first), "who has it already"
+        assert not other.take("127.0.0.1", first)
+    with closing(Claims()) as later:
+        assert later.take("127.0.0.1", first)
 
 
 def test_damaged_settings_are_an_error_and_not_a_new_realm(root: RealmRoot) -> None:

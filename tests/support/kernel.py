@@ -38,8 +38,8 @@ class Kernel:
             mountpoint=Path("/nowhere"),
             names_may_go=False,
         )
-        self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
-        self._loop.start()
+        self.loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
+        self.loop.start()
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
         """``(errno, what was answered)``. Notifications that come before it are as good as carried out."""
@@ -65,6 +65,6 @@ class Kernel:
     def close(self) -> None:
         """The mount is gone."""
         self._socket.close()
-        self._loop.stop(5)
+        self.loop.stop(5)
         self.the.passthrough.close()
         self.theirs.close()

@@ -7,7 +7,7 @@ of a service which the other has stopped for a moment, would not notice, and ans
 import itertools
 import os
 
-from servers.supervision import is_free
+from servers.ports import is_free
 
 FIRST, BLOCK, BLOCKS = 10000, 100, 220
 """They lie below the range of outgoing connections; each process has a block."""

@@ -1,6 +1,7 @@
 """What all operations of a mount share, and how attributes are told to the kernel."""
 
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from mount.bindings.callers import caller
@@ -63,6 +64,11 @@ class Context:
             self.vfs.release(handle.number)
         finally:
             self.inodes.closed(handle.node)
+
+    def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
+        """The kernel takes back lookups: (inode, how many)."""
+        inos, names = self.inodes.forget(forgotten)
+        self.vfs.forget(inos, names)
 
     def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
         """fuse_entry_out of a name that the kernel is told of. ``pid``: who asks."""

@@ -23,8 +23,10 @@ discarded later.
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
+import msgspec
+
+from mount import memory
 from mount.bindings.native.notifications import ALL, NONE
 from mount.nodes import Node
 from wire.limits import OPS_MAX
@@ -36,18 +38,34 @@ NAME_SECONDS = 1.0
 RETRIES_MAX = 1000
 """Threads of programs that are remembered to be opening again."""
 
+ROOM_MAX = 4
+"""A dict keeps the room that it once needed; it is made anew when it has this many times what it needs."""
+
+MANY = 50_000
+"""So many records are some 20 MB: when most of them have gone, ``on_much_less`` is called."""
+
 MOVES_CLOSED = 0
 """In place of a node's ``moves``: no file of the inode is open."""
 
 
-@dataclass(slots=True)
-class Record:
+class Folder(msgspec.Struct, gc=False):
+    """A directory, and the inodes of the names in it that are relied on."""
+
+    ino: int
+    inos: dict[bytes, int]
+
+
+class Record(msgspec.Struct, gc=False):
     """An inode as the kernel knows it. ``pages`` and ``told`` are versions, 0 for unknown: of the pages, and
     of the attributes that were told last. Until ``believed_until`` (monotonic) the kernel may believe the
-    name, until ``others_until`` other ones."""
+    name (``folder`` is None: no name is known), until ``others_until`` other ones.
+
+    There may be a million of them: they share what they can, and the garbage collector does not look at
+    them. They hold a folder, which holds no record."""
 
     lookups: int = 0
-    name: tuple[int, bytes] | None = None
+    folder: Folder | None = None
+    name: bytes = b""
     believed_until: float = 0.0
     others_until: float = 0.0
     open: int = 0
@@ -59,10 +77,12 @@ class Record:
 class Inodes:
     """The records of a mount; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_much_less: Callable[[], None] = memory.give_back) -> None:
+        self._on_much_less = on_much_less
         self._guard = threading.Lock()
         self._records: dict[int, Record] = {}
-        self._named: dict[tuple[int, bytes], int] = {}
+        self._folders: dict[int, Folder] = {}  # those with names
+        self._room = 0  # how many records there have been since ``_records`` was made
         self._retries: dict[int, int] = {}  # by thread: what it has looked up since it was told ESTALE
 
     def __len__(self) -> int:
@@ -80,7 +100,7 @@ class Inodes:
             record = self._record(ino)
             record.lookups += 1
             record.told = version
-            if record.name not in (None, (parent, name)):
+            if record.folder is not None and (record.folder.ino, record.name) != (parent, name):
                 record.others_until = max(record.others_until, record.believed_until)
             record.believed_until = now + seconds
             self._set_name(ino, record, (parent, name))
@@ -92,17 +112,35 @@ class Inodes:
         with self._guard:
             self._record(ino).told = version
 
-    def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
-        """The kernel takes back lookups: (inode, how many)."""
+    def forget(self, forgotten: Iterable[tuple[int, int]]) -> tuple[list[int], list[tuple[int, bytes]]]:
+        """The kernel takes back lookups: (inode, how many). Returns the inodes that it does not know any
+        more, and the names that they had."""
+        inos, names = [], []
         with self._guard:
+            self._room = max(self._room, len(self._records))
             for ino, count in forgotten:
                 record = self._records.get(ino)
                 if record is None:
                     continue
                 record.lookups -= count
                 if record.lookups <= 0:
+                    inos.append(ino)
+                    if record.folder is not None:
+                        names.append((record.folder.ino, record.name))
                     self._set_name(ino, record, None)
                     del self._records[ino]
+            is_much_less = self._shrink()
+        if is_much_less:
+            self._on_much_less()
+        return inos, names
+
+    def _shrink(self) -> bool:
+        """Under guard: lets go of room that is not needed any more; returns whether that is much."""
+        was, left = self._room, len(self._records)
+        if left >= was // ROOM_MAX:
+            return False
+        self._records, self._room = dict(self._records), left
+        return was >= MANY
 
     def knows(self, ino: int) -> bool:
         """Whether the kernel was told of the inode, and has not forgotten it."""
@@ -123,10 +161,10 @@ class Inodes:
         with self._guard:
             while ino != ROOT_INO and len(names) < steps:
                 record = self._records.get(ino)
-                if record is None or record.name is None:
+                if record is None or record.folder is None:
                     break
-                ino, name = record.name
-                names.append(name)
+                ino = record.folder.ino
+                names.append(record.name)
         return ino, names[::-1]
 
     def path_to_open(self, ino: int, pid: int) -> tuple[int, list[bytes]] | None:
@@ -149,9 +187,9 @@ class Inodes:
                 self._retries.pop(next(iter(self._retries)))
             while True:
                 record = self._records.get(ino)
-                if record is None or record.name is None:
+                if record is None or record.folder is None:
                     return
-                parent, _ = record.name
+                parent = record.folder.ino
                 self._set_name(ino, record, None)
                 ino = parent
 
@@ -177,20 +215,28 @@ class Inodes:
 
     def _set_name(self, ino: int, record: Record, name: tuple[int, bytes] | None) -> None:
         """Under guard. A name belongs to one inode: whoever had it before has none now."""
-        if record.name == name:
-            return
-        if record.name is not None:
-            del self._named[record.name]
+        folder = record.folder
+        if folder is not None:
+            if name == (folder.ino, record.name):
+                return
+            self._unname((folder.ino, record.name))
         if name is not None:
             self._unname(name)
-            self._named[name] = ino
-        record.name = name
+            parent, record.name = name
+            record.folder = self._folders.get(parent)
+            if record.folder is None:
+                record.folder = self._folders[parent] = Folder(parent, {})
+            record.folder.inos[record.name] = ino
 
     def _unname(self, name: tuple[int, bytes]) -> int:
         """Under guard: who had the name, 0 for nobody."""
-        ino = self._named.pop(name, 0)
-        if ino:
-            self._records[ino].name = None
+        folder = self._folders.get(name[0])
+        ino = folder.inos.pop(name[1], 0) if folder is not None else 0
+        if folder is not None and ino:
+            record = self._records[ino]
+            record.folder, record.name = None, b""
+            if not folder.inos:
+                del self._folders[folder.ino]
         return ino
 
     # Pages

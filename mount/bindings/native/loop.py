@@ -2,7 +2,8 @@
 
 Each thread reads a request into a buffer of its own, carries it out itself and answers: nothing is handed
 over. A request may wait long (for a lock, for a service), so whoever takes one and leaves nobody to read
-starts another thread; when there are more than a few who wait for requests, the next one ends.
+starts another thread, unless it is one that never waits; when more than a few wait for requests, the next one
+ends.
 """
 
 import errno
@@ -15,6 +16,7 @@ from queue import SimpleQueue
 from mount import interruption
 from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
+from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import Answer, Request
 from mount.calls import Calls
 
@@ -38,6 +40,11 @@ _ENDED = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
 
 _UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPERM})
 """From write(2): nobody waits for the answer."""
+
+
+_NEVER_WAIT = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET})
+"""What comes after these can come later: when the kernel forgets a million inodes, there would soon be as
+many threads as there may be, each with its buffers."""
 
 
 class Loop:
@@ -118,7 +125,8 @@ class Loop:
                 return
             with self._guard:
                 self._idle -= 1
-                self._see_to_readers()
+                if protocol.opcode(buffer) not in _NEVER_WAIT:
+                    self._see_to_readers()
             self._answer(buffer[:count], room)
             with self._guard:
                 self._idle += 1

@@ -11,6 +11,9 @@ from wire.errors import fail
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 """<linux/fs.h>"""
 
+FORGOTTEN_AT_ONCE = 1000
+"""A request may name 65 000. Between these others look things up, and what was gathered is let go of."""
+
 
 class Names:
     """One method an opcode, as ``methods`` says."""
@@ -46,7 +49,7 @@ class Names:
 
     def forget(self, request: Request) -> None:
         """The kernel forgets an inode. Not answered, as the next."""
-        self._the.inodes.forget([(request.nodeid, protocol.FORGET_IN.read(request.body).nlookup)])
+        self._the.forget([(request.nodeid, protocol.FORGET_IN.read(request.body).nlookup)])
 
     def batch_forget(self, request: Request) -> None:
         """Many at once."""
@@ -54,7 +57,9 @@ class Names:
         count = protocol.BATCH_FORGET_IN.read(request.body).count_
         if count > (len(request.body) - first) // one.size:
             raise protocol.Malformed(f"{count} to forget are not there")
-        self._the.inodes.forget(one.read(request.body, first + i * one.size) for i in range(count))
+        for done in range(0, count, FORGOTTEN_AT_ONCE):
+            numbers = range(done, min(done + FORGOTTEN_AT_ONCE, count))
+            self._the.forget(one.read(request.body, first + i * one.size) for i in numbers)
 
     def readlink(self, request: Request) -> Answer:
         """Where a symlink points."""

@@ -185,6 +185,15 @@ class OutHeader(NamedTuple):
     unique: int
 
 
+_OPCODE = struct.Struct("=4xI")
+
+
+def opcode(data: memoryview) -> int:
+    """Of a request, without the rest of its header."""
+    number: int = _OPCODE.unpack_from(data)[0]
+    return number
+
+
 IN_HEADER = Structure("fuse_in_header", "IIQQIIIHH", InHeader)
 OUT_HEADER = Structure("fuse_out_header", "IiQ", OutHeader)
 
