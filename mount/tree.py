@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cache.copies import CopyStore
+from mount.following import Follower
 from mount.names import BELIEF_SECONDS, Names
 from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
@@ -60,6 +61,7 @@ class Tree:
         self._names = Names(proxy.directory)
         self._calls = proxy.calls
         self._table = NodeTable(copies, proxy.slate, proxy.calls)
+        self._follower = Follower(proxy)
 
     # Names
 
@@ -255,7 +257,7 @@ class Tree:
         node = self._table.peek(attr.ino)
         if node is None:
             return attr
-        node.accept(attr, may_move=False)
+        self._follower.follow_early(node, attr)
         return node.shown_attr()
 
     # Extended attributes
