@@ -147,8 +147,6 @@ class Vfs(Opening):
         """A descriptor of the local copy's file, for the kernel to serve this handle from; the caller closes
         it. None if that cannot be; see ``LocalCopy.lend``. Raises OSError."""
         handle = self._handle(number)
-        if handle.flags & os.O_DIRECT:
-            return None
         with handle.node.guard:
             lent = handle.node.copy.lend(handle.flags, at_any_size=at_any_size)
         if lent is not None and handle.writable:

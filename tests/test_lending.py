@@ -492,6 +492,32 @@ def test_who_only_reads_is_not_waited_for(copy: LocalCopy) -> None:
         assert os.pread(reader, 3, 0) == b"mwx"
 
 
+def test_who_looks_for_writers_and_finds_no_descriptor_can_write_afterwards(
+    copy: LocalCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = os.open, {os.O_RDWR}
+
+    def no_more(path: str, flags: int) -> int:
+        if flags & os.O_ACCMODE in refused:
+            raise OSError(errno.EMFILE, "none")
+        return real(path, flags)
+
+    with borrowed(copy, os.O_RDWR) as descriptor:
+        shown = mmap.mmap(descriptor, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("cache.sparse.os.open", no_more)
+        for access in (os.O_RDWR, os.O_RDONLY):
+            refused.add(access)
+            assert copy.take_back()
+            assert copy.read(0, 1) == b"a"
+        with pytest.raises(OSError, match="none"):
+            copy.write(0, b"x")
+    copy.write(0, b"y")
+    assert shown[:2] == b"ya"
+    shown.close()
+    assert not copy.take_back()
+
+
 def test_another_version_is_not_moved_to_from_what_was_written_past_us(copy: LocalCopy) -> None:
     with borrowed(copy, os.O_WRONLY) as descriptor:
         os.pwrite(descriptor, b"x", 0)
@@ -581,6 +607,29 @@ def test_who_still_has_the_file_after_a_kill_still_writes_past_us(
         os.pwrite(descriptor, b"x", 0)
         assert found.rescan()
         assert dirty_chunks(found) == [0]
+    again.close()
+
+
+def test_who_appends_while_the_copy_is_loaded_loses_nothing(
+    copy: LocalCopy, store: CopyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SparseFile.size
+    with borrowed(copy, os.O_WRONLY) as descriptor:
+        store.close()
+
+        def size_and_is_overtaken(file: SparseFile) -> int:
+            size = real(file)
+            os.pwrite(descriptor, b"more", size)
+            return size
+
+        again = CopyStore(tmp_path / "cache", LIMIT)
+        with monkeypatch.context() as patched:
+            patched.setattr(SparseFile, "size", size_and_is_overtaken)
+            again.open(INO)
+        found = again.open(INO)
+        found.rescan()
+        assert found.size == os.fstat(descriptor).st_size
+        assert found.read(2 * CHUNK_BYTES, 18) == b"c" * 10 + b"moremore"
     again.close()
 
 
