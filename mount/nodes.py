@@ -5,11 +5,11 @@ whatever the number of handles.
 
 Order of the locks (take them only from left to right; everything may be skipped):
 
-    Node.gate  →  Node.committing  →  NodeTable._guard | Node.guard  →  the local copy's own
+    Node.gate  →  Node.committing | Node.following  →  NodeTable._guard | Node.guard  →  the local copy's own
 
-``gate`` serialises becoming and ceasing to be a writer, ``committing`` the commits of one inode; both
-are held while a service is asked. ``guard`` protects the fields and makes "nothing is missing, so
-read" one step; it is never held while a service is asked.
+``gate`` serialises becoming and ceasing to be a writer, ``committing`` the commits of one inode,
+``following`` bringing a newer version of it; they are held while a service is asked. ``guard`` protects
+the fields and makes "nothing is missing, so read" one step; it is never held while a service is asked.
 """
 
 import itertools
