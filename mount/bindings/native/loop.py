@@ -21,7 +21,7 @@ from mount.calls import Calls
 log = logging.getLogger(__name__)
 
 THREADS_MAX = 64
-"""More than may wait for locks (``writing.WAITERS_MAX``) and pages (``notifications.NOTIFYING_MAX``) together."""
+"""More than may wait for locks (``writing.WAITERS_MAX``) and pages (``NOTIFYING_MAX``) together."""
 
 IDLE_MAX = 4
 
