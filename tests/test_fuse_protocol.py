@@ -297,6 +297,33 @@ def test_a_file_that_was_made_meanwhile_is_opened_and_truncated(kernel: Kernel) 
     kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
 
 
+def test_who_opens_a_file_while_its_last_reader_closes_it_keeps_its_pages(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino, number = kernel.create(b"read")
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, 0o2, 0) + b"hello", ino)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    vfs, inodes = kernel.the.vfs, kernel.the.inodes
+    first = vfs.open(ino, os.O_RDONLY, None)
+    inodes.opened(first.node, lambda *_: True)
+    opened: list[Handle] = []
+    kept: list[bool] = []
+    real = vfs.release
+
+    def release(number: int) -> None:
+        real(number)
+        if not opened:
+            opened.append(vfs.open(ino, os.O_RDONLY, None))
+            kept.append(inodes.opened(opened[0].node, lambda *_: False))
+
+    monkeypatch.setattr(vfs, "release", release)
+    kernel.the.release(first)
+    assert opened[0].node is not first.node
+    assert kept == [True]
+    kernel.the.release(opened[0])
+    assert inodes._records[ino].open == 0
+
+
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
 def test_a_listing_is_cut_into_what_fits_and_goes_on(kernel: Kernel, opcode: Opcode) -> None:
     folder = b"folder-%d" % opcode
