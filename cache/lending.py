@@ -5,10 +5,10 @@ outlives the program's descriptor. Nobody counts them here: the file system know
 (``SparseFile.is_borrowed``), also after this process was killed. The rules, beside those of cache.local:
 
 5. Only a complete copy is lent: nothing is left to be fetched into the file, nor to be learned.
-6. A borrowed file loses nothing but what this mount's own programs take out of it. Before it would lose
-   more (another version, a discard), it is left to its borrowers, and the copy goes on with another file
-   under the same path. Either that has the same content, and the same records are true of it; or the
-   records go first.
+6. A borrowed file loses nothing but what this mount's own programs take out of it, and what a newer version
+   replaces as a whole (rule 9). Before it would lose more (a discard, a version that is not here), it is
+   left to its borrowers, and the copy goes on with another file under the same path. Either that has the
+   same content, and the same records are true of it; or the records go first.
 7. Before a borrower may write, both records are on disk, and the dirty one says ``past_us``: any chunk may
    be changed that it does not name. As long as it says so, the clean record names all that is held, and is
    only a claim: at load, and by ``rescan``, each chunk is compared with its id. The length is the file's
@@ -59,6 +59,7 @@ class Lendable:
 
     def __init__(self, ino: int, path: str, index: Index, on_growth: Callable[[int], None]) -> None:
         self.ino = ino
+        self._path = path
         self.size = 0
         self.version = 0
         self._era = index.era
@@ -100,6 +101,9 @@ class Lendable:
             self._is_back = self._is_back and not writes
             if writes:
                 self._begin_past_us(maps=access == os.O_RDWR)
+            elif self._records.is_old and len(self._chunks.held) <= RECORD_CHUNKS_MAX:
+                # The next process believes the file too, and shares it with the borrowers of this one.
+                self._records.save_clean(self._clean_record())
             return self._file.reopened(writes=writes)
 
     def lent_before(self, *, writes: bool, maps: bool) -> None:
@@ -183,12 +187,20 @@ class Lendable:
     # With the lock held
 
     def _can_be_lent(self, writes: bool) -> bool:
-        count = chunk_count(self.size)
-        is_complete = not count or self._chunks.ready.covers(0, count)  # rule 5
         small = not writes or self._past_us or self.size <= LEND_WRITES_MAX
-        if not is_complete or not small or self._file.is_closed or self._file.is_borrowed() is None:
+        if not self._is_complete() or not small or self._file.is_closed or self._file.is_borrowed() is None:
             return False
         return not (self._is_back and self._has_writing_maps())
+
+    def _is_complete(self) -> bool:
+        """Rule 5."""
+        count = chunk_count(self.size)
+        return not count or self._chunks.ready.covers(0, count)
+
+    def _is_whole(self) -> bool:
+        """All of its version and nothing else."""
+        is_changed = self._changes.any(self.size) or self._changes.pending is not None
+        return self._is_complete() and not is_changed and not self._file.is_closed
 
     def _has_writing_maps(self) -> bool:
         """Who only reads is no reason to wait: he may have the file open for days."""

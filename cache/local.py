@@ -10,23 +10,24 @@ killed. The rules, of which each method says how it keeps them:
 4. The file's length is the copy's size. Where a kill can come between the two, the record says which
    one is right (``exact``).
 
-What holds when the kernel reads and writes the file itself, past this process: cache.lending, rules 5 to 8.
+What holds when the kernel reads and writes the file itself, past this process: cache.lending, rules 5 to 9.
 """
 
 from collections.abc import Callable, Mapping
 
 from cache.changes import Changes, Dirty, Pending
 from cache.chunks import ChunkMap, NeedsManifest
+from cache.following import Following
 from cache.holes import next_place
 from cache.index import CleanRecord, DirtyRecord, Index, PendingRecord
 from cache.indices import IndexSet
-from cache.lending import NO_LIMIT, Lendable
+from cache.lending import NO_LIMIT
 from wire.chunking import chunk_count, pieces
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.directory import ChunkAt
 
 
-class LocalCopy(Lendable):
+class LocalCopy(Following):
     """One inode's copy; made by ``CopyStore.open``. Thread-safe.
 
     ``version`` is the version of the base (0: there is none), ``size`` what this copy shows, changes
@@ -61,7 +62,8 @@ class LocalCopy(Lendable):
     # Versions and what is here of them
 
     def adopt(self, version: int, size: int) -> None:
-        """Moves to a newer version. What is held stays, unverified, until its manifest is learned.
+        """Moves to a newer version. What is held stays, unverified, until its manifest is learned. Who reads
+        the file past us is left with the old one: see ``is_read_past_us``.
 
         Raises ValueError while dirty.
         """
@@ -373,7 +375,8 @@ class LocalCopy(Lendable):
         self._chunks.ready.update(changed)
         if self._past_us:
             self._unscanned = 1
-            self._file.resize(self.size)
+            if self._file.size() < self.size or self._exact:  # else who has it still may append just now
+                self._file.resize(self.size)
             self._rescan()
         else:
             self._clear_away(changed)

@@ -36,10 +36,11 @@ class SparseFile:
     All methods raise OSError as the system calls do.
     """
 
-    __slots__ = ("_fd", "_path")
+    __slots__ = ("_fd", "_path", "_reads_only")
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._reads_only = False
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(path, flags, 0o600)
@@ -49,7 +50,7 @@ class SparseFile:
 
     def close(self) -> None:
         """Gives the descriptor back. Whoever comes later gets EBADF, not another file that got its number."""
-        descriptor, self._fd = self._fd, -1
+        descriptor, self._fd, self._reads_only = self._fd, -1, False
         os.close(descriptor)
 
     @property
@@ -89,19 +90,20 @@ class SparseFile:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Writes all of ``data``."""
-        done = os.pwrite(self._fd, data, offset)
+        descriptor = self._writer()
+        done = os.pwrite(descriptor, data, offset)
         while done < len(data):
-            done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+            done += os.pwrite(descriptor, memoryview(data)[done:], offset + done)
 
     def resize(self, size: int) -> None:
         """Cuts, or lets grow with zeros that take no room."""
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self._writer(), size)
 
     def punch(self, offset: int, size: int) -> None:
         """Makes the range read as zeros and gives its room back. The length stays."""
         if size <= 0:
             return
-        if _libc.fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, offset, size) == 0:
+        if _libc.fallocate(self._writer(), _KEEP_SIZE | _PUNCH_HOLE, offset, size) == 0:
             return
         number = ctypes.get_errno()
         if number != errno.EOPNOTSUPP:
@@ -168,17 +170,28 @@ class SparseFile:
         The kernel grants a lease for reading if nobody has a file open for writing: for the moment not even
         we, who reads just now reads through the one descriptor or the other.
         """
-        reader = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            reader = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True
         try:
             os.dup2(reader, self._fd, inheritable=False)
-            try:
-                return not _grants_reading(reader)
-            finally:
-                writer = os.open(f"/proc/self/fd/{reader}", os.O_RDWR | os.O_CLOEXEC)
-                os.dup2(writer, self._fd, inheritable=False)
-                os.close(writer)
+            self._reads_only = True
+            return not _grants_reading(reader)
         finally:
             os.close(reader)
+            with suppress(OSError):
+                self._writer()
+
+    def _writer(self) -> int:
+        """The descriptor, for writing. If there was none to be had when it was to be opened again, whoever
+        writes tries that once more, and is told."""
+        if self._reads_only:
+            writer = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(writer, self._fd, inheritable=False)
+            os.close(writer)
+            self._reads_only = False
+        return self._fd
 
     def mark(self) -> None:
         """From now on ``written_at`` tells whether anybody writes. Whoever is in the middle of a write(2) has
@@ -236,6 +249,7 @@ class SparseFile:
 
     def _go_on_with(self, twin: int) -> None:
         os.rename(f"{self._path}.new", self._path)
+        self._reads_only = False
         os.dup2(twin, self._fd, inheritable=False)  # who reads just now reads the one or the other
 
     def _drop_twin(self, twin: int) -> None:

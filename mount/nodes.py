@@ -5,11 +5,11 @@ whatever the number of handles.
 
 Order of the locks (take them only from left to right; everything may be skipped):
 
-    Node.gate  →  Node.committing  →  NodeTable._guard | Node.guard  →  the local copy's own
+    Node.gate  →  Node.committing | Node.following  →  NodeTable._guard | Node.guard  →  the local copy's own
 
-``gate`` serialises becoming and ceasing to be a writer, ``committing`` the commits of one inode; both
-are held while a service is asked. ``guard`` protects the fields and makes "nothing is missing, so
-read" one step; it is never held while a service is asked.
+``gate`` serialises becoming and ceasing to be a writer, ``committing`` the commits of one inode,
+``following`` bringing a newer version of it; they are held while a service is asked. ``guard`` protects
+the fields and makes "nothing is missing, so read" one step; it is never held while a service is asked.
 """
 
 import itertools
@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from cache.copies import CopyStore, LocalCopy
+from cache.succession import Successor
+from clients.attempts import Attempts
 from mount.calls import Calls
 from mount.gate import Gate
 from mount.locks import WriteLock
@@ -94,6 +96,8 @@ class Node:
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
         self.moves = next(_moves)  # another number whenever the content becomes what no program here wrote
         self.unsent: Commit | None = None  # under committing; begun, and sent as it is until it is answered
+        self.following = Attempts()  # at bringing a newer version to who reads past us
+        self.not_followed = 0  # the version of which that has failed
 
     @property
     def pending(self) -> PendingAttrs:
@@ -146,28 +150,46 @@ class Node:
                 ctime=max(self.attr.ctime, written_at),
             )
 
-    def accept(self, attr: Attr, *, may_move: bool = True) -> None:
+    def accept(self, attr: Attr, *, may_move: bool = True, leaves: bool = False) -> bool:
         """Takes newer attributes of the directory. A newer version is moved to unless the content is ours.
 
         With ``may_move`` false only a version of another size is moved to: the kernel drops its pages by
         itself when it sees another size, and keeps them otherwise.
+
+        False if the version is to be brought to programs that read the old one past us, first (``follow``);
+        with ``leaves`` they are left with the old one.
         """
+        must_follow = False
         with self.guard:
             if attr.version > self.copy.version and not self.is_ours:
                 self.rescan(home=True)
             if attr.version != self.copy.version:
-                stays = not may_move and attr.size == self.copy.size
-                if self.is_ours or (stays and attr.version > self.copy.version):
+                if attr.version < self.copy.version and not self.is_ours:
+                    return True
+                stays = self.is_ours or (not may_move and attr.size == self.copy.size)
+                must_follow = not stays and not leaves and self.copy.is_read_past_us()
+                if must_follow:
+                    attr = msgspec.structs.replace(attr, size=self.copy.size, version=self.copy.version)
+                elif stays:
                     attr = msgspec.structs.replace(attr, size=self.attr.size, version=self.attr.version)
-                elif attr.version < self.copy.version:
-                    return
                 else:
                     self.copy.adopt(attr.version, attr.size)
-                    self.moves = next(_moves)
-                    if self.lock is not None:
-                        self.outrun()
+                    self._moved()
             if attr.change >= self.attr.change:
                 self.attr = attr
+        return not must_follow
+
+    def follow(self, successor: Successor) -> None:
+        """Moves to a version that was brought together, with all who read the copy past us; if it is still
+        the next one. Raises OSError."""
+        with self.guard:
+            if not self.is_ours and self.copy.follow(successor):
+                self._moved()
+
+    def _moved(self) -> None:
+        self.moves = next(_moves)
+        if self.lock is not None:
+            self.outrun()
 
     def move_to(self, attr: Attr) -> None:
         """To another version, though the lock is ours: nothing here is dirty."""

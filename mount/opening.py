@@ -200,7 +200,7 @@ class Opening(Writing):
         with node.guard:
             if node.caller is None:
                 node.caller = who
-            node.accept(attr)
+        self._follower.follow(node, attr, who)
 
     def release(self, number: int) -> None:
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""

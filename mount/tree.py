@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cache.copies import CopyStore
+from mount.following import Follower
 from mount.names import BELIEF_SECONDS
 from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
@@ -60,6 +61,7 @@ class Tree:
         self._names = proxy.names
         self._calls = proxy.calls
         self._table = NodeTable(copies, proxy.slate, proxy.calls)
+        self._follower = Follower(proxy)
 
     # Names
 
@@ -289,7 +291,7 @@ class Tree:
         node = self._table.peek(attr.ino)
         if node is None:
             return attr
-        node.accept(attr, may_move=False)
+        self._follower.follow_early(node, attr)
         return node.shown_attr()
 
     # Extended attributes

@@ -161,8 +161,6 @@ class Vfs(Opening):
         """A descriptor of the local copy's file, for the kernel to serve this handle from; the caller closes
         it. None if that cannot be; see ``LocalCopy.lend``. Raises OSError."""
         handle = self._handle(number)
-        if handle.flags & os.O_DIRECT:
-            return None
         with handle.node.guard:
             lent = handle.node.copy.lend(handle.flags, at_any_size=at_any_size)
             handle.is_incomplete = lent is None and not handle.is_writer and handle.node.copy.lacking > 0

@@ -68,6 +68,8 @@ class Writing(Ranges):
                 raise
             lock = self._wait_for_lock(node.ino, wait_seconds)
             attr = self._open_write(node, lock, reads, who)
+        if node.lock is None:
+            self._follow(node, attr, who)
         with node.guard:
             if node.lock is None:
                 # A commit that is still to be sent again was made under the lock that is ours once more.
@@ -85,6 +87,14 @@ class Writing(Ranges):
             raise
         assert attr is not None, "opening is answered with attributes"
         return attr
+
+    def _follow(self, node: Node, attr: Attr, who: Caller | None) -> None:
+        """Under the lock that was just taken."""
+        try:
+            self._follower.follow(node, attr, who)
+        except BaseException:
+            self._proxy.write_locks.release(node.ino)
+            raise
 
     def _wait_for_lock(self, ino: int, wait_seconds: float) -> WriteLock:
         """The write lock. Those who wait never take the threads that their holders need to let go. Raises

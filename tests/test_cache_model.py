@@ -99,7 +99,7 @@ class CopyMachine(RuleBasedStateMachine):
         self.patches: list[Any] = [
             *(
                 patch(f"{module}.CHUNK_BYTES", CHUNK)
-                for module in ("wire.chunking", "cache.local", "cache.lending")
+                for module in ("wire.chunking", "cache.local", "cache.lending", "cache.succession")
             ),
             *(patch.object(kind, name, self.watched(kind, name)) for kind, name in DISK_CHANGES),
         ]
@@ -376,22 +376,59 @@ class CopyMachine(RuleBasedStateMachine):
         if self.is_ours():
             return
         with self.risky(kill_at), self.shown_to_borrowers():
-            content = self.remote.content(self.copy.version)
-            old = len(content)
-            content = content[:size] + bytes(max(size - old, 0))
-            if size < old and size % CHUNK:
-                changed = changed | {size // CHUNK}
-            changes: dict[int, tuple[bytes, bytes] | None] = {}
-            for index in range(chunk_count(size)):
-                if index in holes:
-                    changes[index] = None
-                elif index in changed:
-                    part = content[index * CHUNK : (index + 1) * CHUNK]
-                    part[len(part) // 2 :] = bytes([fill]) * (len(part) - len(part) // 2)
-                    changes[index] = new_chunk_id(bytes(part)), bytes(part)
-            version = self.remote.add(self.copy.version, size, min(size, old), changes)
+            version = self.commit_elsewhere(size, changed, holes, fill)
             self.copy.adopt(version, size)
             self.model = self.remote.content(version)
+
+    def commit_elsewhere(self, size: int, changed: set[int], holes: set[int], fill: int) -> int:
+        content = self.remote.content(self.copy.version)
+        old = len(content)
+        content = content[:size] + bytes(max(size - old, 0))
+        if size < old and size % CHUNK:
+            changed = changed | {size // CHUNK}
+        changes: dict[int, tuple[bytes, bytes] | None] = {}
+        for index in range(chunk_count(size)):
+            if index in holes:
+                changes[index] = None
+            elif index in changed:
+                part = content[index * CHUNK : (index + 1) * CHUNK]
+                part[len(part) // 2 :] = bytes([fill]) * (len(part) - len(part) // 2)
+                changes[index] = new_chunk_id(bytes(part)), bytes(part)
+        return self.remote.add(self.copy.version, size, min(size, old), changes)
+
+    @precondition(lambda self: not self.copy.dirty and self.begun is None)
+    @rule(
+        size=offsets,
+        changed=st.sets(st.integers(0, 3)),
+        holes=st.sets(st.integers(0, 3)),
+        fill=st.integers(1, 255),
+        kill_at=kills,
+    )
+    def follow(self, size: int, changed: set[int], holes: set[int], fill: int, kill_at: int | None) -> None:
+        """As ``adopt``, with somebody who reads the file past the copy."""
+        self.take_back()
+        if self.is_ours():
+            return
+        self.fetch(0, SIZE_MAX)
+        reader = self.copy.lend(os.O_RDONLY)
+        assert reader is not None
+        assert self.copy.is_read_past_us()
+        with self.risky(kill_at):
+            version = self.commit_elsewhere(size, changed, holes, fill)
+            self.bring(version)
+            self.model = self.remote.content(version)
+            assert os.pread(reader, SIZE_MAX + 1, 0) == self.model
+        os.close(reader)
+
+    def bring(self, version: int) -> None:
+        size, chunks = self.remote.versions[version]
+        successor = self.copy.successor(version, size)
+        assert successor is not None
+        with successor:
+            successor.learn(ChunkAt(i, chunk[0], len(chunk[1]), [1]) for i, chunk in chunks.items())
+            for place in successor.wanted:
+                successor.fill(place, chunks[place.index][1])
+            assert self.copy.follow(successor)
 
     @precondition(lambda self: not self.copy.dirty and self.begun is None)
     @rule(old=st.integers(0, 50), fetch=st.booleans(), kill_at=kills)

@@ -5,6 +5,7 @@ None of this needs /dev/fuse: the kernel's place is taken by the test, at the ot
 
 import errno
 import logging
+import os
 import re
 import stat
 import struct
@@ -26,6 +27,7 @@ from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
 from mount.bindings.native.requests import Request
 from mount.bindings.native.serving import agree, read_init, signals_tell
+from mount.nodes import Handle
 from tests.support.kernel import Kernel, request
 from tests.support.stack import Stack
 from tests.support.times import wait_until
@@ -208,6 +210,73 @@ def test_a_file_from_its_making_to_its_end(kernel: Kernel) -> None:
     kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(2), ino)
     assert kernel.ask(Opcode.UNLINK, b"file\0") == (0, b"")
     assert kernel.ask(Opcode.LOOKUP, b"file\0")[0] == errno.ENOENT
+
+
+@pytest.mark.parametrize("opcode", [Opcode.CREATE, Opcode.OPEN])
+def test_what_cannot_be_opened_keeps_its_content_and_is_not_looked_up(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, opcode: Opcode
+) -> None:
+    name = b"kept-%d" % opcode
+    ino, number = kernel.create(name)
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, 0o2, 0) + b"hello", ino)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    lookups = kernel.the.inodes._records[ino].lookups
+
+    def busy(_: Handle) -> tuple[Fopen, int]:
+        raise OSError(errno.EBUSY, "refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kernel.the.passthrough, "opened", busy)
+        patched.setattr(kernel.the.passthrough, "may_refuse", lambda *_: True)
+        flags = os.O_RDWR | os.O_TRUNC | os.O_CREAT
+        if opcode == Opcode.CREATE:
+            asked = kernel.ask(opcode, protocol.CREATE_IN.pack(flags, 0o644, 0, 0) + name + b"\0")
+        else:
+            asked = kernel.ask(opcode, protocol.OPEN_IN.pack(flags, 0), ino)
+        assert asked[0] == errno.EBUSY
+    record = kernel.the.inodes._records[ino]
+    assert (record.lookups, record.open) == (lookups, 0)
+    assert kernel.the.vfs.getattr(ino, None).size == 5
+    assert not kernel.the.vfs.handles()
+
+
+def test_a_file_that_was_made_meanwhile_is_opened_and_truncated(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"made")
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, 0o2, 0) + b"hello", ino)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    body = protocol.CREATE_IN.pack(os.O_RDWR | os.O_TRUNC | os.O_CREAT, 0o644, 0, 0) + b"made\0"
+    status, answer = kernel.ask(Opcode.CREATE, body)
+    attr = protocol.ATTR.read(answer, protocol.ENTRY_OUT.size)
+    assert (status, attr.ino, attr.size) == (0, ino, 0)
+    number = protocol.OPEN_OUT.read(answer, COMPOSED["fuse_entry_out"]).fh
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+
+
+def test_who_opens_a_file_while_its_last_reader_closes_it_keeps_its_pages(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino, number = kernel.create(b"read")
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, 0o2, 0) + b"hello", ino)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    vfs, inodes = kernel.the.vfs, kernel.the.inodes
+    first = vfs.open(ino, os.O_RDONLY, None)
+    inodes.opened(first.node, lambda *_: True)
+    opened: list[Handle] = []
+    kept: list[bool] = []
+    real = vfs.release
+
+    def release(number: int) -> None:
+        real(number)
+        if not opened:
+            opened.append(vfs.open(ino, os.O_RDONLY, None))
+            kept.append(inodes.opened(opened[0].node, lambda *_: False))
+
+    monkeypatch.setattr(vfs, "release", release)
+    kernel.the.release(first)
+    assert opened[0].node is not first.node
+    assert kept == [True]
+    kernel.the.release(opened[0])
+    assert inodes._records[ino].open == 0
 
 
 def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) -> None:

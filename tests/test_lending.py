@@ -1,5 +1,6 @@
 """Local copies whose file the kernel reads and writes itself: what borrowers see, and what is found again."""
 
+import errno
 import mmap
 import os
 import random
@@ -18,6 +19,7 @@ from cache import index as index_module
 from cache import lending
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.sparse import SparseFile
+from cache.succession import Successor
 from wire.chunking import chunk_count, fits, new_chunk_id
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ChunkAt
@@ -156,6 +158,100 @@ def test_a_map_outlives_its_descriptor_and_is_not_cut(copy: LocalCopy) -> None:
     copy.adopt(8, 0)
     assert shown[CHUNK_BYTES - 1 :: CHUNK_BYTES] == b"a\0"
     shown.close()
+
+
+def successor_of(copy: LocalCopy, chunks: dict[int, bytes | ChunkAt], size: int) -> Successor:
+    """Version 8, all of which has been fetched."""
+    successor = copy.successor(8, size)
+    assert successor is not None
+    for index, data in chunks.items():
+        if isinstance(data, ChunkAt):
+            successor.learn([data])
+            continue
+        place = ChunkAt(index, new_chunk_id(data), len(data), [1])
+        successor.learn([place])
+        successor.fill(place, data)
+    return successor
+
+
+def test_a_newer_version_comes_to_who_reads_the_file(copy: LocalCopy, store: CopyStore) -> None:
+    first = copy.chunk_at(0)
+    assert first is not None
+    with borrowed(copy) as descriptor:
+        shown = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        assert copy.is_read_past_us()
+        with successor_of(copy, {0: first, 1: b"b" * 9}, 3 * CHUNK_BYTES) as successor:
+            assert [chunk.index for chunk in successor.wanted] == [1], "nothing else is fetched"
+            assert os.pread(descriptor, 2, CHUNK_BYTES) == b"\0\0"
+            assert copy.follow(successor)
+            assert not copy.follow(successor), "it is another version now"
+        assert (copy.version, copy.size, copy.dirty) == (8, 3 * CHUNK_BYTES, False)
+        assert shown[CHUNK_BYTES - 1 : CHUNK_BYTES + 10] == b"a" + b"b" * 9 + b"\0"
+        assert os.pread(descriptor, 99, 2 * CHUNK_BYTES) == bytes(99), "a hole"
+        assert os.fstat(descriptor).st_ino == copy.file_number
+        assert copy.missing(0, copy.size) == []
+        with successor_of_nothing(copy) as successor:
+            assert copy.follow(successor)
+        assert os.fstat(descriptor).st_size == 0
+        shown.close()
+    copy.write(0, b"ours")
+    assert dirty_chunks(copy) == [0]
+    assert store.used_bytes() == copy.allocated
+
+
+def successor_of_nothing(copy: LocalCopy) -> Successor:
+    successor = copy.successor(9, 0)
+    assert successor is not None
+    return successor
+
+
+def test_who_writes_past_us_gets_no_other_version(copy: LocalCopy) -> None:
+    assert copy.successor(8, 5) is None, "nobody reads it"
+    with borrowed(copy) as reader:
+        assert copy.successor(7, 5) is None, "it is this one"
+        with successor_of(copy, {0: b"other"}, 5) as successor:
+            with borrowed(copy, os.O_WRONLY):
+                assert not copy.is_read_past_us()
+                assert not copy.follow(successor)
+            copy.rescan()
+            copy.write(0, b"dirty")
+            assert not copy.follow(successor)
+        assert os.pread(reader, 6, 0) == b"dirtya"
+
+
+def test_a_disk_that_fails_in_the_middle_leaves_nothing_that_is_believed(
+    copy: LocalCopy, store: CopyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with borrowed(copy) as descriptor, successor_of(copy, {0: b"new", 1: b"b"}, CHUNK_BYTES + 1) as successor:
+        real = SparseFile.write
+
+        def write(file: SparseFile, offset: int, data: bytes | memoryview) -> None:
+            if offset:
+                raise OSError(errno.EIO, "rotten")
+            real(file, offset, data)
+
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="rotten"):
+            patched.setattr(SparseFile, "write", write)
+            copy.follow(successor)
+        assert (copy.version, copy.size) == (7, 2 * CHUNK_BYTES + 10)
+        with pytest.raises(NeedsManifest):
+            copy.missing(0, 1)
+        assert copy.read(0, copy.size) == bytes(copy.size)
+        assert os.fstat(descriptor).st_ino != copy.file_number
+        again = killed(tmp_path)
+    assert again.open(INO).version == 0
+    again.close()
+
+
+def test_the_next_process_has_the_file_that_is_read_past_this_one(
+    copy: LocalCopy, store: CopyStore, tmp_path: Path
+) -> None:
+    with borrowed(copy) as descriptor:
+        again = killed(tmp_path)
+        found = again.open(INO)
+        assert (found.version, found.missing(0, found.size)) == (7, [])
+        assert os.pread(descriptor, 3, 0) == found.read(0, 3)
+    again.close()
 
 
 def test_a_map_that_outlives_the_process_is_not_cut(
@@ -396,6 +492,32 @@ def test_who_only_reads_is_not_waited_for(copy: LocalCopy) -> None:
         assert os.pread(reader, 3, 0) == b"mwx"
 
 
+def test_who_looks_for_writers_and_finds_no_descriptor_can_write_afterwards(
+    copy: LocalCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = os.open, {os.O_RDWR}
+
+    def no_more(path: str, flags: int) -> int:
+        if flags & os.O_ACCMODE in refused:
+            raise OSError(errno.EMFILE, "none")
+        return real(path, flags)
+
+    with borrowed(copy, os.O_RDWR) as descriptor:
+        shown = mmap.mmap(descriptor, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("cache.sparse.os.open", no_more)
+        for access in (os.O_RDWR, os.O_RDONLY):
+            refused.add(access)
+            assert copy.take_back()
+            assert copy.read(0, 1) == b"a"
+        with pytest.raises(OSError, match="none"):
+            copy.write(0, b"x")
+    copy.write(0, b"y")
+    assert shown[:2] == b"ya"
+    shown.close()
+    assert not copy.take_back()
+
+
 def test_another_version_is_not_moved_to_from_what_was_written_past_us(copy: LocalCopy) -> None:
     with borrowed(copy, os.O_WRONLY) as descriptor:
         os.pwrite(descriptor, b"x", 0)
@@ -485,6 +607,29 @@ def test_who_still_has_the_file_after_a_kill_still_writes_past_us(
         os.pwrite(descriptor, b"x", 0)
         assert found.rescan()
         assert dirty_chunks(found) == [0]
+    again.close()
+
+
+def test_who_appends_while_the_copy_is_loaded_loses_nothing(
+    copy: LocalCopy, store: CopyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SparseFile.size
+    with borrowed(copy, os.O_WRONLY) as descriptor:
+        store.close()
+
+        def size_and_is_overtaken(file: SparseFile) -> int:
+            size = real(file)
+            os.pwrite(descriptor, b"more", size)
+            return size
+
+        again = CopyStore(tmp_path / "cache", LIMIT)
+        with monkeypatch.context() as patched:
+            patched.setattr(SparseFile, "size", size_and_is_overtaken)
+            again.open(INO)
+        found = again.open(INO)
+        found.rescan()
+        assert found.size == os.fstat(descriptor).st_size
+        assert found.read(2 * CHUNK_BYTES, 18) == b"c" * 10 + b"moremore"
     again.close()
 
 

@@ -199,44 +199,47 @@ def test_a_file_that_grows_beyond_what_is_written_past_the_mount(pair: Pair) -> 
 # Readers of older versions
 
 
-def test_who_reads_goes_on_with_the_version_that_he_opened(pair: Pair) -> None:
-    versions = [os.urandom(BIG) for _ in range(3)]
+def test_one_version_through_all_handles_and_maps(pair: Pair) -> None:
+    versions = [os.urandom(BIG), os.urandom(BIG + 100), os.urandom(MIB)]
     (pair.here / "file").write_bytes(versions[0])
     early = os.open(pair.here / "file", os.O_RDONLY)
     mapped = mmap.mmap(early, BIG, prot=mmap.PROT_READ)
-    assert os.pread(early, 100, 0) == versions[0][:100]
+    assert os.pread(early, BIG, 0) == mapped[:] == versions[0]
     (pair.there / "file").write_bytes(versions[1])
     late = os.open(pair.here / "file", os.O_RDONLY)
-    assert os.pread(late, BIG, 0) == versions[1]
-    assert os.pread(early, BIG, 0) == mapped[:] == versions[0]
-    with pytest.raises(OSError, match="busy"):
-        os.open(pair.here / "file", os.O_RDWR)
-    with pytest.raises(OSError, match="busy"):
-        os.open(pair.here / "file", os.O_RDWR | os.O_TRUNC)
-    assert reads(pair.here / "file") == versions[1], "what cannot be opened keeps its content"
-    (pair.here / "file").write_bytes(versions[2])
-    assert reads(pair.here / "file") == reads(pair.there / "file") == os.pread(late, BIG, 0) == versions[2]
-    assert os.pread(early, BIG, 0) == mapped[:] == versions[0]
+    with mmap.mmap(late, BIG + 100, prot=mmap.PROT_READ) as mapped_late:
+        assert os.pread(late, 2 * BIG, 0) == os.pread(early, 2 * BIG, 0) == mapped_late[:] == versions[1]
+    assert mapped[:] == versions[1][:BIG], "a map of the old version is one of the new"
+    (pair.there / "file").write_bytes(versions[2])
+    with (pair.here / "file").open("r+b") as both:
+        assert both.read() == versions[2]
+        with mmap.mmap(both.fileno(), MIB) as mapped_both:
+            mapped_both[:4] = b"here"
+        assert os.pread(early, BIG, 0) == os.pread(late, BIG, 0) == b"here" + versions[2][4:]
+    assert mapped[:MIB] == b"here" + versions[2][4:] == reads(pair.there / "file")
     os.close(late)
     os.close(early)
-    assert mapped[:] == versions[0], "a map keeps the file open"
+    (pair.there / "file").write_bytes(versions[0])
+    assert reads(pair.here / "file") == versions[0] == mapped[:], "a map keeps the file open"
     mapped.close()
-    wait_until(lambda: can_open(pair.here / "file", os.O_RDWR))
-    assert reads(pair.here / "file") == versions[2]
 
 
 def test_what_was_read_in_part_is_served_by_the_kernel_the_next_time(pair: Pair) -> None:
-    old, new = os.urandom(12 * MIB), os.urandom(12 * MIB)
+    content = os.urandom(12 * MIB)
     path = pair.here / "file"
-    (pair.there / "file").write_bytes(old)
+    (pair.there / "file").write_bytes(content)
     with path.open("rb", buffering=0) as file:
-        assert file.read(MIB) == old[:MIB]
+        assert file.read(MIB) == content[:MIB]
         assert lacking(pair.one, path) > 0
     wait_until(lambda: lacking(pair.one, path) == 0)
     with path.open("rb", buffering=0) as served:
-        (pair.there / "file").write_bytes(new)
-        assert reads(path) == new
-        assert served.read(12 * MIB) == old, "who has it from the kernel goes on with what he opened"
+        worker = pair.one.record().worker_pid
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            told = subprocess.run(["cat"], stdin=served, capture_output=True, timeout=20).stdout
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert told == content, "nobody but the kernel has read it"
 
 
 def lacking(mount: RealMount, path: Path) -> int:
@@ -246,12 +249,34 @@ def lacking(mount: RealMount, path: Path) -> int:
     return where.local_lacking
 
 
-def can_open(path: Path, flags: int) -> bool:
-    try:
-        os.close(os.open(path, flags))
-    except OSError:
-        return False
-    return True
+def test_who_waits_for_a_file_to_grow_sees_it(pair: Pair) -> None:
+    data = os.urandom(BIG)
+    (pair.here / "file").write_bytes(data)
+    with (pair.here / "file").open("rb", buffering=0) as reader:
+        assert reader.read(2 * BIG) == data
+        with (pair.there / "file").open("ab") as file:
+            file.write(b"more")
+        wait_until(lambda: os.fstat(reader.fileno()).st_size == BIG + 4)
+        assert reader.read() == b"more"
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_who_goes_around_the_pages_beside_a_reader(pair: Pair, flags: int) -> None:
+    data = os.urandom(BIG)
+    (pair.here / "file").write_bytes(data)
+    with (pair.here / "file").open("rb") as reader, mmap.mmap(-1, 8192) as aligned:
+        file = os.open(pair.here / "file", flags | os.O_DIRECT)
+        assert os.preadv(file, [aligned], 0) == 8192
+        assert aligned[:] == data[:8192]
+        if flags == os.O_RDWR:
+            aligned[:4] = b"here"
+            assert os.pwrite(file, aligned, 0) == 8192
+            with mmap.mmap(file, BIG) as mapped:
+                mapped[4:8] = b"past"
+            data = b"herepast" + data[8:]
+        assert reader.read() == data
+        os.close(file)
+    assert reads(pair.there / "file") == data
 
 
 # Maps

@@ -3,6 +3,7 @@
 The kernel's part is played by the test: none of this needs /dev/fuse.
 """
 
+import errno
 import logging
 import mmap
 import os
@@ -18,6 +19,7 @@ from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.protocol import Fopen
 from mount.nodes import Handle
 from tests.support.stack import Client, Stack
+from tests.support.times import wait_until
 from tests.support.vfs import BOTH
 
 WAIT_SECONDS = 10.0
@@ -106,3 +108,42 @@ def test_one_that_cannot_be_released_does_not_keep_the_others(
         through.closed(first)
         through.closed(second)
         assert released == [first, second]
+
+
+def test_an_open_that_cannot_be_written_down_is_not_counted(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(passthrough, "unregister", lambda _, backing: given_back.append(backing))
+    with closing(Passthrough(client.vfs, -1, lambda _: None, is_possible=True)) as through:
+        reader, writer = opened(client, os.O_RDONLY), opened(client, os.O_WRONLY)
+        with monkeypatch.context() as patched:
+            patched.setattr(client.vfs, "note_served", no_room)
+            for handle in (reader, writer):
+                with pytest.raises(OSError, match="no room"):
+                    through.opened(handle)
+        assert given_back == [1, 1]
+        assert through.opened(opened(client, BOTH)) == (0, 0), "nobody has a backing file"
+        assert not writer.node.copy.is_past_us
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "no room")
+
+
+def test_who_goes_around_the_pages_beside_a_reader_may_map(client: Client) -> None:
+    released: list[Handle] = []
+    around = Fopen.PASSTHROUGH | Fopen.DIRECT_IO
+    with closing(Passthrough(client.vfs, -1, released.append, is_possible=True)) as through:
+        reader = opened(client, os.O_RDONLY)
+        through.opened(reader)
+        both, writer = (opened(client, flags | os.O_DIRECT) for flags in (BOTH, os.O_WRONLY))
+        assert through.opened(both) == through.opened(writer) == (around, 1)
+        with mapped(both) as memory:
+            memory[:4] = b"past"
+            through.closed(writer)
+            through.closed(both)
+            assert released == [writer]
+            both.node.rescan()
+            assert both.node.copy.dirty
+        wait_until(lambda: both in released)

@@ -2,19 +2,24 @@
 
 import errno
 import logging
+import mmap
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mount import following
 from mount.nodes import Node
 from mount.vfs import Changes
 from tests.support.stack import Client, Stack
 from tests.support.vfs import BASE, BOTH, lose_locks, raises
+from wire.errors import fail
 from wire.limits import CHUNK_BYTES
+from wire.messages.directory import ChunkAt
 
 
 @pytest.fixture
@@ -90,15 +95,96 @@ def test_appending_through_us_goes_behind_what_was_written_past_us(stack: Stack)
     assert one.read("/file") == BASE + b"pastthrough"
 
 
-def test_a_reader_of_an_old_version_goes_on_with_its_file(stack: Stack) -> None:
+@pytest.mark.parametrize("flags", [os.O_RDONLY, BOTH])
+def test_who_reads_past_us_gets_the_version_that_is_opened(stack: Stack, flags: int) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE * 1000)
+    reader = one.open("/file", os.O_RDONLY)
+    with lent(one, reader, os.O_RDONLY) as descriptor:
+        shown = mmap.mmap(descriptor, 100, prot=mmap.PROT_READ)
+        two.write("/file", b"NEW")
+        assert shown[:4] == BASE[:4], "nobody has asked for it"
+        later = one.open("/file", flags)
+        assert os.pread(descriptor, 99999, 0) == b"NEW" + (BASE * 1000)[3:]
+        assert shown[:4] == b"NEW" + BASE[3:4]
+        assert os.fstat(descriptor).st_ino == node_of(one, later).copy.file_number
+        shown.close()
+    one.close_handle(later)
+    one.close_handle(reader)
+
+
+def test_who_asks_for_attributes_sees_the_file_grow_that_is_read_past_us(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", os.O_RDONLY)
+    with lent(one, handle, os.O_RDONLY) as descriptor:
+        appending = two.open("/file", os.O_WRONLY)
+        two.vfs.write(appending, len(BASE), b"more")
+        two.close_handle(appending)
+        assert one.vfs.fresh_attr(node_of(one, handle).ino, None).size == len(BASE) + 4
+        assert os.pread(descriptor, 99, len(BASE)) == b"more"
+    one.close_handle(handle)
+
+
+def test_what_cannot_be_fetched_leaves_the_old_version_as_it_was(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", os.O_RDONLY)
+    node = node_of(one, handle)
+    with lent(one, handle, os.O_RDONLY) as descriptor:
+        two.write("/file", b"NEW, and longer than before, and longer")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(one.proxy, "download", no_server)
+            for flags in (os.O_RDONLY, BOTH):
+                with raises(errno.EIO):
+                    one.open("/file", flags)
+            attempts = no_server.count
+            for _ in range(2):
+                assert one.vfs.fresh_attr(node.ino, None).size == len(BASE)
+            assert no_server.count == attempts + 1, "who only looks does not wait twice"
+            assert os.pread(descriptor, 99, 0) == BASE
+            assert one.proxy.write_locks.held(node.ino) is None
+        assert one.read("/file") == b"NEW, and longer than before, and longer" == os.pread(descriptor, 99, 0)
+    one.close_handle(handle)
+
+
+class NoServer:
+    """In place of a download."""
+
+    count = 0
+
+    def __call__(self, _chunk: ChunkAt) -> bytes:
+        self.count += 1
+        raise fail(errno.EIO)
+
+
+no_server = NoServer()
+
+
+def test_readers_are_left_with_the_old_version_if_too_much_has_changed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = stack.client(), stack.client()
     one.write("/file", BASE)
     handle = one.open("/file", os.O_RDONLY)
     with lent(one, handle, os.O_RDONLY) as descriptor:
         two.write("/file", b"NEW")
+        monkeypatch.setattr(following, "FOLLOW_BYTES_MAX", len(BASE) - 1)
         assert one.read("/file") == b"NEW" + BASE[3:]
         assert os.pread(descriptor, 9999, 0) == BASE
         assert os.fstat(descriptor).st_ino != node_of(one, handle).copy.file_number
+    one.close_handle(handle)
+
+
+def test_many_that_open_at_once_bring_a_version_once(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", os.O_RDONLY)
+    with lent(one, handle, os.O_RDONLY) as descriptor:
+        two.write("/file", b"NEW")
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda _: one.read("/file"), range(16)))
+        assert set(found) == {b"NEW" + BASE[3:]} == {os.pread(descriptor, 9999, 0)}
     one.close_handle(handle)
 
 

@@ -59,7 +59,12 @@ class Context:
         return self.vfs.is_exact
 
     def release(self, handle: Handle) -> None:
-        """Ends an open file."""
+        """Ends an open file. The end of one that only reads commits nothing, so its pages are known for what
+        they are before it: who opens the file anew at this moment, and finds another node, may keep them."""
+        if not handle.is_writer:
+            self.inodes.closed(handle.node)
+            self.vfs.release(handle.number)
+            return
         try:
             self.vfs.release(handle.number)
         finally:

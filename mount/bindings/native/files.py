@@ -6,7 +6,8 @@ may be old, the Vfs's is not.
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
@@ -43,21 +44,30 @@ class Files:
     def open(self, request: Request) -> Answer:
         """open(2) of what the kernel believes a path to name."""
         asked = protocol.OPEN_IN.read(request.body)
-        if asked.flags & os.O_TRUNC and self._the.passthrough.may_refuse(request.nodeid, asked.flags):
-            return self._open_and_truncate(request, asked.flags & ~os.O_TRUNC)
-        return self._opened(self._open_inode(request, asked.flags))
-
-    def _open_and_truncate(self, request: Request, flags: int) -> bytes:
-        """One after the other: what cannot be opened keeps its content."""
-        handle = self._open_inode(request, flags)
+        if not self._may_be_refused(request.nodeid, asked.flags):
+            return self._opened(self._open_inode(request, asked.flags))
+        handle = self._open_inode(request, asked.flags & ~os.O_TRUNC)
         answer = self._opened(handle)
+        with self._closed_on_failure(handle):
+            self._truncate(handle)
+        return answer
+
+    def _may_be_refused(self, ino: int, flags: int) -> bool:
+        """Whether it must not be truncated before it is known that it can be opened."""
+        return bool(flags & os.O_TRUNC) and self._the.passthrough.may_refuse(ino, flags)
+
+    def _truncate(self, handle: Handle) -> None:
+        self._the.vfs.setattr(handle.node.ino, Changes(size=0), handle.caller, handle.number)
+
+    @contextmanager
+    def _closed_on_failure(self, handle: Handle) -> Iterator[None]:
+        """For what is done between an open and its answer."""
         try:
-            self._the.vfs.setattr(handle.node.ino, Changes(size=0), handle.caller, handle.number)
+            yield
         except BaseException:
             del self._open[handle.number]
             self._the.passthrough.closed(handle)
             raise
-        return answer
 
     def _open_inode(self, request: Request, flags: int) -> Handle:
         the, ino, who = self._the, request.nodeid, self._the.who(request)
@@ -91,10 +101,24 @@ class Files:
         except FileExistsError:
             if asked.flags & os.O_EXCL:
                 raise
-            start, names = the.inodes.path(parent)
-            handle = the.vfs.open_known(0, start, [*names, name], asked.flags, who)
+            return self._open_existing(request, parent, name, asked.flags)
+        answer = self._opened(handle)
+        return the.entry(parent, name, attr) + answer
+
+    def _open_existing(self, request: Request, parent: int, name: bytes, flags: int) -> bytes:
+        """What another mount has made meanwhile. The kernel counts a lookup only if it is answered; and which
+        inode it is, so whether it can be opened, is not known before."""
+        the, who = self._the, self._the.who(request)
+        start, names = the.inodes.path(parent)
+        truncates_later = flags & (os.O_TRUNC | os.O_ACCMODE) == os.O_TRUNC | os.O_RDWR
+        first = flags & ~os.O_TRUNC if truncates_later else flags
+        handle = the.vfs.open_known(0, start, [*names, name], first, who)
+        answer = self._opened(handle)
+        with self._closed_on_failure(handle):
+            if truncates_later:
+                self._truncate(handle)
             attr = the.vfs.handle_attr(handle.number)
-        return the.entry(parent, name, attr) + self._opened(handle)
+        return the.entry(parent, name, attr) + answer
 
     def _opened(self, handle: Handle) -> bytes:
         """fuse_open_out."""

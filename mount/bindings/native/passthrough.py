@@ -6,8 +6,10 @@ of the latter that must not read or write it by themselves are marked DIRECT_IO 
 an OPEN is what the kernel does until the RELEASE, so counting here between the two is counting a little
 longer than the kernel does: what it would refuse is never answered.
 
-The backing file is the file that the local copy has. When the copy goes on with another one (a newer version,
-a conflict), those who have the old one keep it, and who opens then goes around it, until they are done.
+The backing file is the file that the local copy has, also when that moves on (mount.following). When the copy
+goes on with another file (a conflict; a version that is too large to be waited for), those who have the old
+one keep it, and who opens then goes around it, until they are done. An O_DIRECT open of a file that has a
+backing file goes around it too, but for its maps.
 
 A map outlives the RELEASE of the open that it was made of, and is written to without a trace. So files that
 are opened for reading and writing have pages, unless somebody reads them from a backing file already. Then
@@ -57,7 +59,7 @@ class _Inode:
     visitors: int = 0
     paged: int = 0
     borrowers: int = 0
-    writers: int = 0  # of the borrowers: who writes the backing file
+    writers: int = 0  # of the borrowers: who may write the backing file
     backing: int = 0
     file_number: int = 0
     put_aside: list[Handle] = field(default_factory=list)
@@ -111,7 +113,7 @@ class Passthrough:
             else:
                 self._count(inode, handle, how, 1)
                 self._how[handle.number] = how
-            if how == Fopen.PASSTHROUGH:
+            if how == Fopen.PASSTHROUGH or _writes_past_us(how, handle):
                 maps = any(one.may_map_for_writing for one in handles if one.node is handle.node)
                 handle.node.copy.lent_before(writes=bool(inode.writers), maps=maps)
 
@@ -120,7 +122,7 @@ class Passthrough:
         """Under the inode's guard."""
         inode.paged += step * _may_have_pages(how, handle)
         inode.borrowers += step * bool(how & Fopen.PASSTHROUGH)
-        inode.writers += step * (how == Fopen.PASSTHROUGH and handle.writable)
+        inode.writers += step * _writes_past_us(how, handle)
 
     # Opening
 
@@ -134,14 +136,25 @@ class Passthrough:
                 if handle.number in self._how:  # its open was answered by an earlier worker, who then died
                     self._count(inode, handle, self._how.pop(handle.number), -1)
                 how = self._choose(inode, handle)
+                backing = inode.backing if how & Fopen.PASSTHROUGH else 0
+                try:
+                    number = inode.file_number if backing else 0
+                    self._vfs.note_served(handle, how, backing, number, is_aside=False)
+                except BaseException:
+                    self._give_up_backing(inode, handle)
+                    raise
                 self._count(inode, handle, how, 1)
                 self._how[handle.number] = how
-                backing = inode.backing if how & Fopen.PASSTHROUGH else 0
-                number = inode.file_number if backing else 0
-                self._vfs.note_served(handle, how, backing, number, is_aside=False)
                 return how, backing
         finally:
             self._leave(ino, inode)
+
+    def _give_up_backing(self, inode: _Inode, handle: Handle) -> None:
+        """Under the inode's guard, for a handle that is not answered after all."""
+        if inode.backing and not inode.borrowers:
+            self._unregister(inode)
+        if handle.writable and not inode.writers:
+            handle.node.copy.take_back()
 
     def may_refuse(self, ino: int, flags: int) -> bool:
         """Whether a file that is opened with these flags may turn out not to be servable: it must not have
@@ -176,21 +189,24 @@ class Passthrough:
 
     def _join(self, inode: _Inode, handle: Handle) -> Fopen:
         """For one more handle of a file that has a backing file."""
+        around = Fopen.PASSTHROUGH | Fopen.DIRECT_IO
+        if _is_direct(handle) and not handle.may_map_for_writing:
+            return around
         lent = self._vfs.lend(handle.number, at_any_size=True)
         if lent is not None:
             with open(lent, "rb", buffering=0):
                 if os.fstat(lent).st_ino == inode.file_number:
-                    return Fopen.PASSTHROUGH
+                    return around if _is_direct(handle) else Fopen.PASSTHROUGH
         if handle.may_map_for_writing:  # into the backing file, where nobody would look for it
-            raise fail(errno.EBUSY, "a program here has an older version of this file open")
-        return Fopen.PASSTHROUGH | Fopen.DIRECT_IO
+            raise fail(errno.EBUSY, "a program here has content of this file open that was replaced")
+        return around
 
     # Closing
 
     def closed(self, handle: Handle) -> None:
         """The kernel has let go of a handle, which is released as soon as that may be."""
         how = self._how.pop(handle.number)
-        wrote = how == Fopen.PASSTHROUGH and handle.writable
+        wrote = _writes_past_us(how, handle)
         may_be_mapped = wrote and handle.may_map_for_writing
         ino = handle.node.ino
         inode = self._enter(ino)
@@ -315,7 +331,20 @@ def _may_have_pages(how: Fopen, handle: Handle) -> bool:
     return how == PAGED or (how == Fopen.DIRECT_IO and handle.readable)
 
 
+def _writes_past_us(how: Fopen, handle: Handle) -> bool:
+    """Either itself, or through a map."""
+    past_us = how == Fopen.PASSTHROUGH or (bool(how & Fopen.PASSTHROUGH) and handle.may_map_for_writing)
+    return past_us and handle.writable
+
+
+def _is_direct(handle: Handle) -> bool:
+    """The file system of the local copy may not know O_DIRECT, or have other rules for it."""
+    return bool(handle.flags & os.O_DIRECT)
+
+
 def _is_worth_it(handle: Handle) -> bool:
+    if _is_direct(handle):
+        return False
     if handle.writable:
         return not handle.may_map_for_writing
     return handle.node.copy.size >= READ_BYTES_MIN
