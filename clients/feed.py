@@ -29,8 +29,9 @@ class FeedClient:
         return found
 
     def poll(self, message: Poll, deadline_seconds: float = 1.0) -> Told:
-        """The answer may be held back for ``message.wait_seconds``; after ``deadline_seconds`` more of silence
-        Unavailable is raised. It may be sent twice: a lease runs from the moment of the call."""
+        """The answer may be held back for ``message.wait_seconds``. Raises Unavailable after
+        ``deadline_seconds`` more of silence. It may be sent twice: a lease runs from the moment of this
+        call."""
         return self._channel().call(
             "POST",
             "/v1/feed",
