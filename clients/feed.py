@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 from clients.session import Channel, Keyring, Wire
 from wire.errors import Unavailable
 from wire.messages.common import Empty
-from wire.messages.directory import FeedAt, Poll, Told
+from wire.messages.directory import FeedAt, LeaveFeed, Poll, Told
 from wire.tickets import Role
 
 
@@ -18,6 +18,7 @@ class FeedClient:
         self._wire = wire
         self._keyring = keyring
         self._feed: Channel | None = None
+        self._number = 0
 
     def find(self) -> FeedAt:
         """Asks where the feed is; to be called first, and again when it does not answer there."""
@@ -29,9 +30,10 @@ class FeedClient:
         return found
 
     def poll(self, message: Poll, deadline_seconds: float = 1.0) -> Told:
-        """The answer may be held back for ``message.wait_seconds``; after ``deadline_seconds`` more of
-        silence Unavailable is raised. It may be sent twice: a lease runs from the moment of the call."""
-        return self._channel().call(
+        """The answer may be held back for ``message.wait_seconds``. Raises Unavailable after
+        ``deadline_seconds`` more of silence. It may be sent twice: a lease runs from the moment of this
+        call."""
+        told = self._channel().call(
             "POST",
             "/v1/feed",
             message,
@@ -39,10 +41,13 @@ class FeedClient:
             wait_seconds=message.wait_seconds,
             deadline_seconds=deadline_seconds,
         )
+        self._number = told.feed
+        return told
 
     def leave(self, deadline_seconds: float = 1.0) -> None:
-        """The session's feed ends, and all promises to it: it believes nothing any more."""
-        self._channel().call("POST", "/v1/feed/leave", Empty(), Empty, deadline_seconds=deadline_seconds)
+        """The feed of the last poll ends, and all promises to the session: it believes nothing any more."""
+        message = LeaveFeed(self._number)
+        self._channel().call("POST", "/v1/feed/leave", message, Empty, deadline_seconds=deadline_seconds)
 
     def _channel(self) -> Channel:
         if self._feed is None:

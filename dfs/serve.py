@@ -125,7 +125,7 @@ def auth(database: str, **options: Any) -> None:
 
 
 @serve.command()
-@_service(port=7401, threads=64)
+@_service(port=7401, threads=96)
 @_database
 @_tuning(DirectoryConfig)
 def directory(database: str, **options: Any) -> None:
@@ -133,7 +133,11 @@ def directory(database: str, **options: Any) -> None:
     from servers.directory.app import make_server
 
     process, keys, own = _split(options)
-    process.serve(lambda: make_server(DirectoryConfig(keys=keys, database=_url(database), **own)))
+    process.serve(
+        lambda: make_server(
+            DirectoryConfig(keys=keys, database=_url(database), feed_host=process.host, **own)
+        )
+    )
 
 
 @serve.command()

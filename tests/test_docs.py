@@ -16,6 +16,7 @@ from servers.auth.app import make_server as make_auth
 from servers.auth.config import AuthConfig
 from servers.directory.app import make_server as make_directory
 from servers.directory.config import DirectoryConfig
+from servers.directory.feed_listener import PATHS
 from servers.files.app import make_server as make_files
 from servers.files.config import FilesConfig
 from servers.keys import new_realm_keys
@@ -27,6 +28,7 @@ from wire.errors import DfsError
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 README = (ROOT / "README.md").read_text()
+FEED_ROUTES = [f"POST {path}" for path in PATHS]
 MODULES = [f"wire.messages.{name}" for name in ("common", "auth", "directory", "files", "lock")]
 
 
@@ -83,6 +85,7 @@ def commands() -> list[list[str]]:
 def test_every_route_is_documented(apps: list[Flask]) -> None:
     routes = [rule for app in apps for rule in app.url_map.iter_rules()]
     assert len(routes) > 30
+    assert all(f"`{route}`" in PROTOCOL for route in FEED_ROUTES)
     for rule in routes:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             assert f"`{method} {rule.rule}`" in PROTOCOL
@@ -95,6 +98,7 @@ def test_no_route_is_documented_that_does_not_exist(apps: list[Flask]) -> None:
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
     }
+    routes.update(FEED_ROUTES)
     assert set(re.findall(r"\| `((?:GET|PUT|POST|DELETE) [^`]+)`", PROTOCOL)) <= routes
 
 

@@ -333,7 +333,7 @@ def test_a_program_that_ends_leaves_what_it_has_mapped(pair: Pair) -> None:
 def test_the_lock_goes_back_though_a_reader_stays(pair: Pair) -> None:
     data = os.urandom(BIG)
     (pair.here / "file").write_bytes(data)
-    with (pair.here / "file").open("rb") as reader:
+    with (pair.here / "file").open("rb"):
         with (pair.here / "file").open("r+b") as writer:
             writer.write(b"here")
         assert reads(pair.there / "file") == b"here" + data[4:], "committed at once"

@@ -11,7 +11,8 @@ from flask import Flask
 
 from clients import session as session_module
 from clients.session import Answer, Channel, Keyring
-from servers.web import Call, Door
+from servers.seals import Call
+from servers.web import Door
 from tests.support.inprocess import InProcessWire, LossyWire, make_keyring
 from wire.errors import BadSeal, Busy, DfsError, SlowDown, TicketRefused, fail, from_problem, to_problem
 from wire.messages.common import Empty, Health

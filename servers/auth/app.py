@@ -15,7 +15,8 @@ from servers.auth.config import AuthConfig
 from servers.auth.service import AuthService
 from servers.database import Database
 from servers.replies import Replies
-from servers.web import Call, Door, Reply, Server
+from servers.seals import Call
+from servers.web import Door, Reply, Server
 from wire import codec
 from wire.errors import TooLarge
 from wire.messages.auth import ChangePassword, ChangeUser, Credentials, OpenSession, SealedCredentials

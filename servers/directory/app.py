@@ -9,13 +9,21 @@ from sqlalchemy import MetaData
 from servers.database import Database
 from servers.directory import reads, schema
 from servers.directory.config import DirectoryConfig
+from servers.directory.feed_listener import FeedListener
+from servers.directory.feed_metrics import FeedMetrics, wait_histogram
+from servers.directory.feed_rows import FeedRows
+from servers.directory.promises import Bounds, Promises
 from servers.directory.service import Directory
 from servers.directory.storage import Storage
 from servers.directory.storage_routes import add_storage_routes
+from servers.directory.telling import promise
 from servers.directory.view import View
 from servers.replies import Replies
-from servers.web import Call, Door, Reply
+from servers.seals import Call
+from servers.web import Door, Reply
+from wire.messages.common import Empty
 from wire.messages.directory import (
+    FeedAt,
     FindCommit,
     FoundCommit,
     GetAttrs,
@@ -36,7 +44,8 @@ Q = TypeVar("Q", Resolve, GetAttrs, List, GetManifest, GetTarget, GetXattrs)
 
 
 class DirectoryServer:
-    """The service and its Flask app (see servers.web.Server); ``storage`` is what it does for chunks."""
+    """The service and its Flask app (see servers.web.Server); ``storage`` is what it does for chunks,
+    ``feed`` where sessions hear what is promised no more."""
 
     def __init__(self, config: DirectoryConfig) -> None:
         def seconds() -> float:
@@ -47,19 +56,26 @@ class DirectoryServer:
             table.to_metadata(tables)
         replies = Replies(tables, seconds)
         self._database = Database(config.database, tables)
-        self._directory = Directory(self._database, replies, config)
         self.storage = Storage(self._database, config, [replies.forget_old])
         door = Door("directory", config.keys.tickets, seconds)
+        rows = FeedRows(self._database)
+        self._promises = Promises(config.lease_seconds, Bounds(config.promises_max), rows.before)
+        FeedMetrics(self._promises, door.registry)
+        self.feed = FeedListener(self._promises, rows, door.seals, config.feed_host, config.feed_port)
+        waited = wait_histogram(door.registry)
+        self._directory = Directory(self._database, replies, config, self._promises, waited)
         self.app = door.app
         self._add_routes(door)
         add_storage_routes(door, self.storage)
 
     def start(self) -> None:
-        """Starts repair and collection."""
+        """Starts the feed, repair and collection. Raises OSError if the feed's port is taken."""
+        self.feed.start()
         self.storage.start()
 
     def close(self) -> None:
         """Stops them and closes the database."""
+        self.feed.close()
         self.storage.close()
         self._database.close()
 
@@ -80,6 +96,7 @@ class DirectoryServer:
             "/v1/xattrs": self._reader(GetXattrs, reads.get_xattrs),
             "/v1/paths": self._paths,
             "/v1/commits": self._commits,
+            "/v1/feeds": self._feeds,
         }
         for path, view in views.items():
             door.sealed("POST", path, view, Role.DIRECTORY)
@@ -89,8 +106,10 @@ class DirectoryServer:
     ) -> Callable[[Call], msgspec.Struct]:
         def read(call: Call) -> msgspec.Struct:
             message = call.message(kind)
-            with self._directory.view(call.ticket.session, call.identity(message.caller)) as view:
-                return answer(view, message)
+            session, began = call.ticket.session, self._promises.begin()
+            with self._directory.view(session, call.identity(message.caller)) as view:
+                found = answer(view, message)
+            return promise(self._promises, session, began, found)
 
         return read
 
@@ -107,6 +126,10 @@ class DirectoryServer:
     def _commits(self, call: Call) -> FoundCommit:
         with self._directory.view(call.ticket.session, _anybody(call)) as view:
             return reads.find_commit(view, call.message(FindCommit))
+
+    def _feeds(self, call: Call) -> FeedAt:
+        call.message(Empty)
+        return self.feed.at()
 
 
 def _anybody(call: Call) -> Identity:

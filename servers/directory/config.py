@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from servers.keys import ServiceKeys
-from wire.limits import DEAD_SECONDS, HEARTBEAT_SECONDS, SUSPECT_SECONDS
+from wire.limits import DEAD_SECONDS, HEARTBEAT_SECONDS, LEASE_SECONDS, SUSPECT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,11 @@ class DirectoryConfig:
     """How long a condemned chunk is kept, and how long a receipt is believed."""
     maintenance_seconds: float = 1.0
     """Between two rounds of repair and collection."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long a promise holds after a session's last poll of its feed."""
+    promises_max: int = 1_000_000
+    """Promises that are kept (about 80 bytes each); beyond, the oldest are broken."""
+    feed_port: int = 0
+    """Where feeds are polled; 0: any free port."""
+    feed_host: str = "127.0.0.1"
     clock_ns: Callable[[], int] = time.time_ns

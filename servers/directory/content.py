@@ -43,6 +43,7 @@ def commit(tx: Transaction, op: Commit) -> Result:
     _need_regular(inode)
     if op.base != inode.version:
         if content_store.commit_id(tx.connection, inode.ino, inode.version) == op.commit_id:
+            tx.is_repeated = True
             return Result(inode.attr())
         tx.take_grant(op.grant, inode)
         raise Conflict(f"the base is version {op.base}, the current one is {inode.version}")

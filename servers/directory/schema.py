@@ -178,5 +178,10 @@ reserved = Table(
 """Inode numbers that were given out and not used yet; used up by the Create that names them. One whose row
 was cleared is refused there, and is never given out again."""
 
+feeds = Table("feeds", metadata, _id("session"), Column("lease_seconds", Float, nullable=False))
+"""Sessions that may believe what they were told, and how long after their last poll: written before the first
+promise, removed when they have left or their leases are over. Whom a killed process leaves here, the next one
+waits for."""
+
 holds = Table("holds", metadata, _id("ino"), _id("session"), Column("at", Float, nullable=False))
 """Sessions that have an inode open though it may lose its last name; ``at`` is when they last said so."""

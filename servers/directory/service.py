@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import assert_never
 
+import msgspec
+from prometheus_client import Histogram
 from sqlalchemy import Connection
 
 from servers.database import Database
@@ -11,11 +13,14 @@ from servers.directory import attributes, content, namespace, store
 from servers.directory.access import Access
 from servers.directory.clock import Clock
 from servers.directory.config import DirectoryConfig
+from servers.directory.promises import Promises
 from servers.directory.rename import rename
 from servers.directory.store import Inode
+from servers.directory.telling import shown_by
 from servers.directory.transaction import Transaction
 from servers.directory.view import View
 from servers.replies import Replies, settle
+from wire import codec
 from wire.errors import BadMessage
 from wire.limits import OPS_MAX
 from wire.messages.directory import (
@@ -47,8 +52,17 @@ ROOT_MODE = 0o041777
 class Directory:
     """Inodes and names of a realm. Thread-safe; one process a database, because the clock is in memory."""
 
-    def __init__(self, database: Database, replies: Replies, config: DirectoryConfig) -> None:
+    def __init__(
+        self,
+        database: Database,
+        replies: Replies,
+        config: DirectoryConfig,
+        promises: Promises,
+        waited: Histogram,
+    ) -> None:
         self._database = database
+        self._promises = promises
+        self._waited = waited
         self._replies = replies
         self._config = config
         self._clock = Clock(config.clock_ns)
@@ -64,9 +78,39 @@ class Directory:
         self._clock.save(connection)
 
     def mutate(self, session: int, counter: int, message: Mutations, who: Identity) -> bytes:
-        """The encoded Mutated, the first time and every time that this counter comes again."""
+        """The encoded Mutated, the first time and every time that this counter comes again; when all who were
+        promised otherwise know of the change, or believe nothing any more. Raises Unavailable if too many
+        wait for that: the change is made then, and who asks again waits again."""
         if sum(op.count for op in message.ops if isinstance(op, Reserve)) > OPS_MAX:
             raise BadMessage(f"a request reserves at most {OPS_MAX} numbers")
+        done: list[tuple[Transaction, Mutated]] = []
+        with self._promises.changing(session) as change:
+            try:
+                outcome = self._write(session, counter, message, who, done)
+            finally:
+                # Also if the commit has failed: it may be there all the same.
+                for tx, mutated in done:
+                    self._promises.tell_change(change, tx.stamped, shown_by(mutated))
+        reply = settle(outcome)
+        with self._waited.time():
+            if done and not done[0][0].is_repeated:
+                self._promises.wait(change.waiting)
+            else:
+                self._promises.wait_for_all(session)
+        if done:
+            return _without(reply, change.unpromised)
+        shown = shown_by(codec.decode(reply, Mutated))
+        return _without(reply, self._promises.give(session, 0, shown))
+
+    def _write(
+        self,
+        session: int,
+        counter: int,
+        message: Mutations,
+        who: Identity,
+        done: list[tuple[Transaction, Mutated]],
+    ) -> bytes | OSError:
+        """The reply; in ``done`` what was done, if it was not done before."""
         receipts = content.open_receipts(self._config.keys.tickets[Role.JOIN], message.ops)
         with self._access.changing() as change:
 
@@ -82,14 +126,14 @@ class Directory:
                         change=change,
                         receipts=receipts,
                     )
-                    results = [_apply(tx, op) for op in message.ops]
+                    mutated = Mutated([_apply(tx, op) for op in message.ops])
                     tx.finish()
-                    return Mutated(results)
+                    done.append((tx, mutated))
+                    return mutated
 
                 return self._replies.once(connection, session, counter, message.acked, apply)
 
-            outcome = self._database.write(run)
-        return settle(outcome)
+            return self._database.write(run)
 
     @contextmanager
     def view(self, session: int, who: Identity) -> Iterator[View]:
@@ -97,6 +141,13 @@ class Directory:
         generation = self._access.generation
         with self._database.read() as connection:
             yield View(connection, self._access, who, session, generation)
+
+
+def _without(reply: bytes, unpromised: list[int]) -> bytes:
+    """The encoded Mutated, saying that of these nothing is promised."""
+    if not unpromised:
+        return reply
+    return codec.encode(msgspec.structs.replace(codec.decode(reply, Mutated), unpromised=unpromised))
 
 
 def _apply(tx: Transaction, op: Op) -> Result:

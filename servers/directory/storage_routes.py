@@ -4,7 +4,8 @@ import threading
 from collections import OrderedDict
 
 from servers.directory.storage import Storage
-from servers.web import Call, Door
+from servers.seals import Call
+from servers.web import Door
 from wire.errors import Replayed
 from wire.messages.directory import (
     GetPlacement,

@@ -47,6 +47,10 @@ class Transaction(View):
         self._new: dict[int, Inode] = {}
         self._changed: dict[int, Inode] = {}
         self._clock_moved = False
+        self.stamped: dict[int, int] = {}
+        """The inodes that have changed, to their ``change``."""
+        self.is_repeated = False
+        """Whether what was asked for had been done before: others may not have been told of it yet."""
 
     # Reading
 
@@ -160,7 +164,7 @@ class Transaction(View):
 
     def stamp(self, inode: Inode, now: int) -> None:
         """Something of the inode has changed."""
-        inode.ctime = inode.change = now
+        inode.ctime = inode.change = self.stamped[inode.ino] = now
         self.mark(inode)
 
     def stamp_directory(self, directory: Inode, now: int) -> None:

@@ -11,7 +11,8 @@ from servers.files.peers import own_keyring
 from servers.files.scrub import Scrub
 from servers.files.service import FilesService
 from servers.files.store import ChunkStore
-from servers.web import Call, Door, Server
+from servers.seals import Call
+from servers.web import Door, Server
 from wire.chunking import CHUNK_ID_BYTES
 from wire.errors import BadMessage
 from wire.messages.common import Empty

@@ -2,7 +2,8 @@
 
 from servers.lock.config import LockConfig
 from servers.lock.service import LockService
-from servers.web import Call, Door
+from servers.seals import Call
+from servers.web import Door
 from wire.messages.lock import Acquire, Break, Locks, Release, Renew
 from wire.tickets import Role
 

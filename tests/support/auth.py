@@ -11,7 +11,8 @@ from servers.auth.app import make_server
 from servers.auth.config import AuthConfig
 from servers.database import sqlite_url
 from servers.keys import new_realm_keys
-from servers.web import Call, Door, Server
+from servers.seals import Call
+from servers.web import Door, Server
 from tests.support.inprocess import InProcessWire
 from tests.support.times import Clock
 from wire import codec

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clients.directory import DirectoryClient
+from clients.feed import FeedClient
 from clients.session import Channel, Keyring, Wire
 from clients.storage import StorageClient
 from servers.database import sqlite_url
@@ -19,6 +20,7 @@ from servers.keys import new_realm_keys
 from tests.support.inprocess import InProcessWire, make_keyring
 from tests.support.times import Clock
 from wire.chunking import new_chunk_id
+from wire.limits import LEASE_SECONDS
 from wire.messages.directory import ROOT_INO, Attr, ChunkChange, Commit, Create, Op, Register, Reserve
 from wire.tickets import Grant, Receipt, Role, seal_grant, seal_receipt
 
@@ -32,7 +34,9 @@ class User:
     def __init__(self, realm: "DirectoryRealm", keyring: Keyring, wire: Wire) -> None:
         self._realm = realm
         self.session = keyring.session.session
-        self.client = DirectoryClient(Channel(wire, URL, Role.DIRECTORY, keyring, deadline_seconds=60))
+        channel = Channel(wire, URL, Role.DIRECTORY, keyring, deadline_seconds=60)
+        self.client = DirectoryClient(channel)
+        self.feed = FeedClient(channel, wire, keyring)
 
     def do(self, op: Op) -> Attr:
         """One operation; the attributes of the inode it is about."""
@@ -68,14 +72,17 @@ class User:
 
 
 class DirectoryRealm:
-    """The server; users come to it by ``user``."""
+    """The server; users come to it by ``user``. Its feed listens from ``listen`` on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lease_seconds: float = LEASE_SECONDS) -> None:
         self.keys = new_realm_keys()
         self.clock = Clock()
         self.wire = InProcessWire()
         self.config = DirectoryConfig(
-            keys=self.keys["directory"], database=sqlite_url(folder / "directory.db"), clock_ns=self.clock.ns
+            keys=self.keys["directory"],
+            database=sqlite_url(folder / "directory.db"),
+            lease_seconds=lease_seconds,
+            clock_ns=self.clock.ns,
         )
         self.server: DirectoryServer
         self.start()
@@ -89,6 +96,16 @@ class DirectoryRealm:
         """The server process ends, and another begins on the same database."""
         self.server.close()
         self.start()
+
+    def listen(self) -> None:
+        """The feed begins; ``close`` is needed then."""
+        self.server.feed.start()
+        self.wire.listens("directory", self.server.feed.at().port)
+
+    def close(self) -> None:
+        """Ends the server and the connections to its feed."""
+        self.server.close()
+        self.wire.close()
 
     def user(self, uid: int, *gids: int, trusted: bool = False, wire: Wire | None = None) -> User:
         """A session of this user."""

@@ -12,7 +12,8 @@ from clients.files import ChunkClient
 from servers.files.app import FileServer
 from servers.files.config import FilesConfig
 from servers.keys import new_realm_keys
-from servers.web import Call, Door
+from servers.seals import Call
+from servers.web import Door
 from tests.support.inprocess import InProcessWire, make_keyring
 from tests.support.times import Clock
 from wire.chunking import new_chunk_id

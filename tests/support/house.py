@@ -109,6 +109,7 @@ ROUTES = [
             "/v1/paths": directory.GetPaths([FILE]),
             "/v1/commits": directory.FindCommit(FILE, b"c" * 16),
             "/v1/placement": directory.GetPlacement(2),
+            "/v1/feeds": Empty(),
         }.items()
     ),
     Route("directory", "GET", "/v1/servers", Role.DIRECTORY),
@@ -192,9 +193,11 @@ class House:
         )
         directory_config = DirectoryConfig(self.keys["directory"], database("directory"), clock_ns=clock.ns)
         file_server = FileServer(files_config, wire)
+        directory_server = make_directory(directory_config)
+        directory_server.feed.start()
         self.servers: dict[str, Server] = {
             "auth": make_auth(auth_config),
-            "directory": make_directory(directory_config),
+            "directory": directory_server,
             "lock": make_lock(LockConfig(self.keys["lock"], database("lock"), clock=clock)),
             "files": file_server,
         }

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
+from clients.http import HttpWire
 from clients.session import Answer, Keyring, Wire
 from servers.keys import ServiceKeys
 from wire.errors import NeverReached, ReplyLost
@@ -20,10 +21,14 @@ _sessions = itertools.count(1000)
 
 class InProcessWire:
     """Delivers to the Flask app that is registered for ``scheme://host:port``. ``before`` and ``after`` are
-    called around each request with its URL and headers; what they raise takes its place, or its reply's."""
+    called around each request with its URL and headers; what they raise takes its place, or its reply's.
+    What is no Flask app, and listens, is reached through ``real``."""
 
     def __init__(self) -> None:
         self.apps: dict[str, Flask] = {}
+        self.real: dict[str, str] = {}
+        """Origins to where they are."""
+        self._http = HttpWire()
         self.before: list[Callable[[str, Mapping[str, str]], object]] = []
         self.after: list[Callable[[str, Mapping[str, str]], object]] = []
 
@@ -34,14 +39,29 @@ class InProcessWire:
         for hook in self.before:
             hook(url, headers)
         parts = urlsplit(url)
-        app = self.apps.get(f"{parts.scheme}://{parts.netloc}")
-        if app is None:
-            raise NeverReached(f"nobody listens at {url}")
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        response = app.test_client().open(path, method=method, headers=dict(headers), data=body)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        if origin in self.real:
+            answer = self._http.send(method, self.real[origin] + path, headers, body, silence_seconds)
+        elif origin in self.apps:
+            response = (
+                self.apps[origin].test_client().open(path, method=method, headers=dict(headers), data=body)
+            )
+            is_sealed = response.headers.get("Content-Type") == SEALED
+            answer = Answer(response.status_code, is_sealed, response.data)
+        else:
+            raise NeverReached(f"nobody listens at {url}")
         for hook in self.after:
             hook(url, headers)
-        return Answer(response.status_code, response.headers.get("Content-Type") == SEALED, response.data)
+        return answer
+
+    def listens(self, host: str, port: int) -> None:
+        """The port of ``host`` is this machine's."""
+        self.real[f"http://{host}:{port}"] = f"http://127.0.0.1:{port}"
+
+    def close(self) -> None:
+        """Closes the connections to what listens."""
+        self._http.close()
 
 
 class LossyWire:

@@ -293,6 +293,8 @@ class Stack:
         """The directory server begins (again)."""
         self.directory = make_directory(self._directory_config)
         self.wire.apps[DIRECTORY] = self.directory.app
+        self.directory.feed.start()
+        self.wire.listens("directory", self.directory.feed.at().port)
 
     def start_lock(self) -> None:
         """The lock server begins (again)."""
@@ -316,6 +318,7 @@ class Stack:
             server.close()
         self.lock.close()
         self.directory.close()
+        self.wire.close()
         last_moment = time.monotonic() + THREAD_END_SECONDS
         for thread in set(threading.enumerate()) - self._threads_before:
             thread.join(max(0.0, last_moment - time.monotonic()))

@@ -463,6 +463,13 @@ class Told(msgspec.Struct, frozen=True):
     inos: list[int] = []
 
 
+class LeaveFeed(msgspec.Struct, frozen=True):
+    """``POST /v1/feed/leave`` at the feed's address: the session believes nothing any more, and this feed
+    ends. Another one that it has begun since does not."""
+
+    feed: Count
+
+
 # File servers (join role), and the look from outside
 
 
