@@ -17,6 +17,7 @@ from typing import Self
 
 from cache.copies import CopyStore
 from clients.session import Answer, Keyring, Wire
+from mount.feed import NobodyElse
 from mount.proxy import Proxy
 from mount.recovery import Recovery
 from mount.slate import Slate, new_memory
@@ -32,8 +33,9 @@ from servers.lock.app import LockServer
 from servers.lock.app import make_server as make_lock
 from servers.lock.config import LockConfig
 from tests.support.inprocess import InProcessWire, make_keyring
+from tests.support.times import wait_until
 from wire.errors import NeverReached, fail
-from wire.limits import LOCK_LEASE_SECONDS
+from wire.limits import LEASE_SECONDS, LOCK_LEASE_SECONDS
 from wire.messages.auth import Realm
 from wire.messages.common import Caller
 from wire.messages.directory import ROOT_INO, Attr
@@ -96,6 +98,7 @@ class Client:
         """The Vfs begins (after ``recovery.run``, if there is anything to be recovered)."""
         self._vfs = Vfs(self.proxy, self.copies, self._lock_wait_seconds, self.recovery.settle)
         self._vfs.start()
+        self._vfs.listen(NobodyElse())
         self.recovery.start()
 
     def close(self) -> None:
@@ -255,6 +258,7 @@ class Stack:
         *,
         grace_seconds: float = 3600.0,
         retention_seconds: float = 86400.0,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self._threads_before = set(threading.enumerate())
@@ -271,6 +275,7 @@ class Stack:
             dead_seconds=2 * FOREVER_SECONDS,
             grace_seconds=grace_seconds,
             retention_seconds=retention_seconds,
+            lease_seconds=lease_seconds,
         )
         self._lock_config = LockConfig(
             self.keys["lock"], sqlite_url(folder / "lock.db"), clock=lambda: time.time() + self._lock_offset
@@ -367,10 +372,11 @@ class Stack:
         lock_wait_seconds: float = 5.0,
         started: bool = True,
         before: Client | None = None,
+        promised: bool = False,
     ) -> Client:
         """A client of its own session; ``wrap`` puts something between it and the realm. An earlier cache
         folder may be given; one that is not ``started`` can be recovered first. A client ``before``, which
-        was killed, is taken over: session, slate and cache."""
+        was killed, is taken over: session, slate and cache. ``promised``: under a lease, which has begun."""
         ticket_keys = {
             Role.DIRECTORY: self.keys["directory"].tickets[Role.DIRECTORY],
             Role.LOCK: self.keys["lock"].tickets[Role.LOCK],
@@ -385,11 +391,13 @@ class Stack:
         if cache is None:
             self._caches += 1
             cache = self.folder / f"cache{self._caches}"
-        proxy = Proxy(realm, keyring, wire, deadline_seconds, Slate(slate))
+        proxy = Proxy(realm, keyring, wire, deadline_seconds, Slate(slate), promised=promised)
         client = Client(proxy, wire, cache, lock_wait_seconds, slate)
         self.clients.append(client)
         if started:
             client.start()
+        if started and promised:
+            wait_until(lambda: bool(client.vfs._names.mark()))
         return client
 
 

@@ -1,0 +1,262 @@
+"""Under a lease: what is known costs no question, and nothing that was changed elsewhere is shown."""
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from clients.session import Answer, Wire
+from mount.tree import Changes
+from tests.support.stack import DIRECTORY, Client, Stack
+from tests.support.times import wait_until
+from tests.support.vfs import raises
+from wire.errors import Unavailable
+from wire.limits import LEASE_SECONDS
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path / "stack") as made:
+        yield made
+
+
+@pytest.fixture
+def pair(stack: Stack) -> tuple[Client, Client]:
+    return stack.client(promised=True), stack.client(promised=True)
+
+
+def paths_asked(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a client asks from now on, but for its feed."""
+    asked: list[str] = []
+    send = client._wire.send
+
+    def note(
+        method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        if "/v1/feed" not in url and "/v1/locks/renew" not in url:
+            asked.append(url)
+        return send(method, url, headers, body, silence_seconds)
+
+    monkeypatch.setattr(client._wire, "send", note)
+    return asked
+
+
+def test_what_is_known_is_not_asked_for_again(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    one.mkdir("/folder")
+    one.write("/folder/file", b"content")
+    assert two.read("/folder/file") == b"content"
+    parent, _ = two.parent("/folder/file")
+    with raises(errno.ENOENT):
+        two.vfs.lookup(parent, b"missing", None)
+    asked = paths_asked(two, monkeypatch)
+    assert two.read("/folder/file") == b"content"
+    assert two.vfs.lookup(parent, b"file", None).size == 7
+    assert two.vfs.getattr(parent, None).ino == parent
+    with raises(errno.ENOENT):
+        two.vfs.lookup(parent, b"missing", None)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one.write("/folder/file", b"new content"),
+        lambda one: one.append("/folder/file", b"more"),
+        lambda one: one.unlink("/folder/file"),
+        lambda one: one.rename("/folder/file", "/folder/other"),
+        lambda one: one.rename("/other", "/folder/file"),
+        lambda one: one.set("/folder/file", Changes(mode=0o600)),
+        lambda one: one.link("/other", "/folder/new"),
+        lambda one: one.link("/folder/file", "/new"),
+        lambda one: one.mkdir("/folder/missing"),
+        lambda one: one.write("/folder/missing", b""),
+        lambda one: one.rename("/folder", "/moved"),
+        lambda one: one.vfs.setxattr(one.walk("/folder/file").ino, b"user.a", b"1", 0, None),
+    ],
+)
+def test_no_change_elsewhere_is_missed(
+    pair: tuple[Client, Client], change: Callable[[Client], object]
+) -> None:
+    one, two = pair
+    one.mkdir("/folder")
+    one.write("/folder/file", b"content")
+    one.write("/other", b"other")
+    for path in ("/folder/missing", "/folder/new", "/new", "/moved"):
+        with raises(errno.ENOENT):
+            two.walk(path)
+    before = shown(two)
+    assert before == shown(one)
+    change(one)
+    assert shown(two) == shown(one) != before
+
+
+def shown(client: Client) -> dict[str, object]:
+    """The tree as a client shows it: by names, attributes and contents."""
+    found: dict[str, object] = {}
+    for path in ("/", "/folder", "/folder/file", "/folder/other", "/folder/missing", "/folder/new", "/new"):
+        try:
+            attr = client.walk(path)
+            content = client.read(path) if stat.S_ISREG(attr.mode) else client.names(path)
+            found[path] = attr, content, client.vfs.listxattr(attr.ino, None)
+        except OSError as error:
+            found[path] = error.errno
+    return found
+
+
+def test_two_that_change_one_directory_wait_for_each_other_and_both_end(pair: tuple[Client, Client]) -> None:
+    one, two = pair
+    names = [f"{number:02}" for number in range(30)]
+    assert one.names() == two.names() == []
+
+    def make(client: Client, prefix: str) -> None:
+        for name in names:
+            client.mkdir(f"/{prefix}{name}")
+            client.names()
+
+    threads = [threading.Thread(target=make, args=each) for each in ((one, "a"), (two, "b"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (
+        sorted(one.names())
+        == sorted(two.names())
+        == [f"a{name}" for name in names] + [f"b{name}" for name in names]
+    )
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Stack]:
+    """Its leases are short."""
+    with Stack(tmp_path / "stack", lease_seconds=2.0) as made:
+        yield made
+
+
+def test_a_client_that_is_cut_off_believes_nothing_after_its_lease(impatient: Stack) -> None:
+    one, two = impatient.client(promised=True), impatient.client(promised=True)
+    one.write("/file", b"content")
+    assert two.read("/file") == b"content"
+    two.cut()
+    assert two.read("/file") == b"content", "the lease goes on"
+    one.write("/file", b"new content")
+    with pytest.raises(OSError, match="down"):
+        two.read("/file")
+
+
+def test_who_left_is_not_waited_for(stack: Stack) -> None:
+    one, two = stack.client(promised=True), stack.client(promised=True)
+    one.write("/file", b"content")
+    assert two.read("/file") == b"content"
+    two.close()
+    began = time.monotonic()
+    one.write("/file", b"new content")
+    assert time.monotonic() - began < LEASE_SECONDS / 2
+
+
+def test_when_the_directory_is_back_nothing_old_is_believed(
+    impatient: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = impatient
+    one, two = stack.client(promised=True), stack.client(promised=True)
+    one.write("/file", b"content")
+    assert two.read("/file") == b"content"
+    stack.away(DIRECTORY)
+    stack.directory.close()
+    stack.start_directory()
+    one.write("/file", b"new content")
+    assert two.read("/file") == b"new content"
+    wait_until(lambda: two.vfs._names.mark() and one.vfs._names.mark())
+    asked = paths_asked(two, monkeypatch)
+    assert two.read("/file") == b"new content"
+    assert two.read("/file") == b"new content"
+    assert len(asked) <= 2
+
+
+def test_who_may_not_walk_there_any_more_does_not(stack: Stack) -> None:
+    one = stack.client(promised=True)
+    one.mkdir("/folder")
+    one.write("/folder/file", b"content")
+    assert one.read("/folder/file") == b"content"
+    one.set("/folder", Changes(mode=0o600))
+    with raises(errno.EACCES):
+        one.read("/folder/file")
+    parent = one.walk("/folder").ino
+    with raises(errno.EACCES):
+        one.vfs.lookup(parent, b"file", None)
+
+
+def test_a_writer_sees_what_others_do_to_his_file(pair: tuple[Client, Client]) -> None:
+    one, two = pair
+    one.write("/file", b"content")
+    with one.opened("/file", os.O_RDWR) as handle:
+        one.vfs.write(handle, 0, b"CON")
+        two.set("/file", Changes(mode=0o640))
+        attr = one.vfs.handle_attr(handle)
+        assert (stat.S_IMODE(attr.mode), attr.size) == (0o640, 7)
+    assert two.read("/file") == b"CONtent"
+
+
+class HeldBack:
+    """The next answer from ``path`` to a client: it has ``come`` to him, and is not heard until
+    ``let_go``."""
+
+    def __init__(self, client: Client, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.come, self.let_go = threading.Event(), threading.Event()
+        send = client._wire.send
+
+        def hold(
+            method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+        ) -> Answer:
+            answer = send(method, url, headers, body, silence_seconds)
+            if url.endswith(path) and not self.come.is_set():
+                self.come.set()
+                assert self.let_go.wait(20)
+            return answer
+
+        monkeypatch.setattr(client._wire, "send", hold)
+
+
+def test_an_answer_that_was_on_its_way_during_a_change_is_not_believed(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    one.write("/file", b"content")
+    ino = one.walk("/file").ino
+    answer = HeldBack(two, "/v1/attrs", monkeypatch)
+    reader = threading.Thread(target=two.vfs.getattr, args=(ino, None))
+    reader.start()
+    assert answer.come.wait(20)
+    one.write("/file", b"longer content")
+    answer.let_go.set()
+    reader.join()
+    assert two.vfs.getattr(ino, None).size == len(b"longer content")
+
+
+def test_without_its_feed_a_client_asks_each_time(stack: Stack) -> None:
+    class NoFeed:
+        def __init__(self, inner: Wire) -> None:
+            self._inner = inner
+
+        def send(
+            self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+        ) -> Answer:
+            if "/v1/feed" in url:
+                raise Unavailable("no way leads there")
+            return self._inner.send(method, url, headers, body, silence_seconds)
+
+    one = stack.client()
+    two = stack.client(promised=True, started=False, wrap=NoFeed)
+    two.start()
+    one.write("/file", b"content")
+    assert two.read("/file") == b"content"
+    one.write("/file", b"new content")
+    assert two.read("/file") == b"new content"
+    assert not two.vfs._names.mark()
