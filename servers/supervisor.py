@@ -168,7 +168,7 @@ def run(root: RealmRoot, changes: Changes, ready: Callable[[Told], None]) -> Non
     _log_to(root)
     root.make_keys()
     settings = root.settings(changes)
-    for name, port in settings.ports.items():
+    for name, port in [*settings.ports.items(), ("the feed", settings.feed_port)]:
         if not is_free(settings.host, port):
             raise fail(errno.EADDRINUSE, f"port {port}, for {name}, is taken: choose others with --port")
     root.record(settings)
