@@ -43,7 +43,7 @@ class CopyStore:
 
     def __init__(self, folder: Path, limit_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._copies = folder / "copies"
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         self._clock = clock
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = _lock(folder)
@@ -106,7 +106,7 @@ class CopyStore:
 
     def evict(self) -> None:
         """Frees room if the limit is passed: the copies that were closed longest ago go first."""
-        while self._used > self._limit and self._evict_some():
+        while self._used > self.limit_bytes and self._evict_some():
             pass
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class CopyStore:
     def _evict_some(self) -> bool:
         """Whether there was anything to evict."""
         with self._lock:
-            excess = self._used - int(self._limit * EVICT_DOWN_TO)
+            excess = self._used - int(self.limit_bytes * EVICT_DOWN_TO)
             victims: list[int] = []
             for ino, allocated in self._kept.items():
                 if excess <= 0 or len(victims) == _EVICTED_AT_ONCE:

@@ -113,6 +113,13 @@ class LocalCopy(Lendable):
         with self._lock:
             return self._chunks.missing(offset // CHUNK_BYTES, chunk_count(end))
 
+    @property
+    def lacking(self) -> int:
+        """How many chunks must be learned or fetched before the copy is complete."""
+        with self._lock:
+            gaps = self._chunks.ready.gaps(0, chunk_count(self.size))
+        return sum(end - first for first, end in gaps)
+
     def has(self, offset: int, size: int) -> bool:
         """Whether nothing of the range, within the copy's size, must be learned or fetched first."""
         try:

@@ -71,13 +71,13 @@ class DirectoryClient:
     def list_page(
         self,
         ino: int,
-        after: bytes = b"",
+        after: int = 0,
         *,
         limit: int = LIST_ENTRIES_MAX,
         change: int = 0,
         caller: Caller | None = None,
     ) -> Listing:
-        """Entries with names after ``after``; "unchanged" if the directory is as of ``change`` still."""
+        """Entries with cookies after ``after``; "unchanged" if the directory is as of ``change`` still."""
         return self._channel.call("POST", "/v1/list", List(ino, after, limit, change, caller), Listing)
 
     def manifest(

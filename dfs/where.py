@@ -49,6 +49,8 @@ def _show(path: Path, found: Where) -> None:
     else:
         current = found.local_version == found.version
         local = "current" if current else f"dated, of version {found.local_version}"
+        if found.local_lacking:
+            local += f", lacks {found.local_lacking} chunks"
     console = Console()
     console.print(f"{path}: inode {found.ino}, {found.size} bytes")
     console.print(f"version      {found.version} (the directory's timestamp, ns)", highlight=False)

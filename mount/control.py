@@ -52,7 +52,8 @@ class WhereChunk(msgspec.Struct, frozen=True):
 
 
 class Where(msgspec.Struct, frozen=True):
-    """Everything that is known of where a file is. ``local_version`` is that of the local copy (0: none)."""
+    """Everything that is known of where a file is. ``local_version`` is that of the local copy (0: none);
+    ``local_lacking`` are the chunks that must be asked for before all of it is here."""
 
     ino: int
     version: int
@@ -60,6 +61,7 @@ class Where(msgspec.Struct, frozen=True):
     lock_holder: str
     local_version: int
     local_dirty: bool
+    local_lacking: int
     chunks: list[WhereChunk]
 
 
@@ -148,8 +150,8 @@ class ControlServer:
             for chunk in self._proxy.manifest(ino, attr.version, first).chunks:
                 servers = self._proxy.addresses(chunk.servers)
                 chunks.append(WhereChunk(chunk.index, chunk.id.hex(), chunk.size, servers))
-        version, dirty = self._vfs.local_version(ino)
-        return Where(ino, attr.version, attr.size, holder, version, dirty, chunks)
+        version, dirty, lacking = self._vfs.local_state(ino)
+        return Where(ino, attr.version, attr.size, holder, version, dirty, lacking, chunks)
 
 
 def ask_patiently(control: str, request: Request, timeout_seconds: float = 60.0) -> Reply:

@@ -6,14 +6,14 @@ are always asked for.
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cache.metadata import MetadataCache
 from clients.directory import DirectoryClient
 from clients.session import Numbering
 from wire.errors import fail
 from wire.messages.common import Caller
-from wire.messages.directory import ROOT_INO, Attr, Entry, Op, Resolved, Result
+from wire.messages.directory import ROOT_INO, Attr, Listing, Op, Resolved, Result
 
 BELIEF_SECONDS = 1.0
 
@@ -105,21 +105,20 @@ class Names:
         self._cache.put_attr(attr, BELIEF_SECONDS)
         return attr
 
-    def entries(self, ino: int, caller: Caller | None) -> Iterator[Entry]:
-        """All entries of a directory with their attributes, page by page, without "." and ".."."""
-        after = b""
-        more = True
-        while more:
-            page = self._directory.list_page(ino, after, caller=caller)
-            self._cache.put_attr(page.attr, BELIEF_SECONDS)
-            for entry in page.entries:
-                if entry.attr.change:  # 0: without SEARCH a listing has names and types only
-                    self._cache.put_attr(entry.attr, BELIEF_SECONDS)
-                    self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
-                yield entry
-            more = page.more
-            if page.entries:
-                after = page.entries[-1].name
+    def page(self, ino: int, after: int, limit: int, change: int, caller: Caller | None) -> Listing:
+        """A page of a directory, after the cookie ``after``; "unchanged" if it is as of ``change`` still."""
+        page = self._directory.list_page(ino, after, limit=limit, change=change, caller=caller)
+        self._cache.put_attr(page.attr, BELIEF_SECONDS)
+        for entry in page.entries:
+            if entry.attr.change:  # 0: without SEARCH a listing has names and types only
+                self._cache.put_attr(entry.attr, BELIEF_SECONDS)
+                self._cache.put_entry(page.attr, entry.name, entry.attr.ino, BELIEF_SECONDS)
+        return page
+
+    def is_as_of(self, ino: int, change: int) -> bool:
+        """Whether the inode is believed to be as of ``change`` still."""
+        known = self._cache.get_attr(ino)
+        return known is not None and known.change == change
 
     def change(
         self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None

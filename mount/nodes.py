@@ -256,6 +256,8 @@ class Handle:
     next_read: int = 0
     ahead: int = 1
     next_write: int = 0
+    is_incomplete: bool = False
+    """The kernel would serve it, were the local copy complete."""
 
     @property
     def readable(self) -> bool:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 from cache.copies import CopyStore
+from mount.completing import Completer
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
@@ -41,6 +42,7 @@ class Opening(Writing):
     ) -> None:
         super().__init__(proxy, copies, lock_wait_seconds)
         self._settle = settle
+        self._completer = Completer(self._table, self._reader, self._unpin, copies.limit_bytes)
 
     def open(
         self,
@@ -201,6 +203,7 @@ class Opening(Writing):
         """Closes a handle. The last writer's leaves nothing dirty behind, or a node that is tried again."""
         self._calls.closing(number)
         handle = self._table.remove_handle(number)
+        self._completer.closed(handle)
         if not (handle.is_writer and self._stop_writing(handle.node)):
             self._unpin(handle.node)
         self._table.forget(handle)

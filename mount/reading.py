@@ -1,6 +1,7 @@
 """Reading: what the local copy lacks is fetched, each chunk once, and sequential readers are run ahead of."""
 
 import logging
+import threading
 from concurrent.futures import Future
 
 from cache.copies import NeedsManifest
@@ -16,11 +17,32 @@ AHEAD_MAX = 8
 """Chunks fetched ahead of a sequential reader, once it has shown that it goes on."""
 
 
+class Demand:
+    """How many chunks are under way because programs need them or soon will: who fetches what nobody has
+    asked for waits until there are none. ``count`` is under ``changed``."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.count = 0
+
+    def begin(self) -> None:
+        """One more."""
+        with self.changed:
+            self.count += 1
+
+    def end(self, _: object = None) -> None:
+        """One less."""
+        with self.changed:
+            self.count -= 1
+            self.changed.notify_all()
+
+
 class Reader:
     """Reads through local copies."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
+        self.demand = Demand()
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:
         """Fills ``buffer`` from ``offset`` on; fewer bytes at the end of the file. Returns how many."""
@@ -55,6 +77,19 @@ class Reader:
                 if node.copy.version == version:
                     raise  # else it was for an older version than the one that is shown now
 
+    def fetch_some(self, node: Node, count: int, who: Caller | None) -> list[Future[bool]]:
+        """Begins to fetch ``count`` chunks that the copy lacks, which no program has asked for. None: it is
+        complete. Raises as ``learn``."""
+        while True:
+            with node.guard:
+                version = node.copy.version
+                try:
+                    missing = node.copy.missing(0, node.copy.size)[:count]
+                    return [self._fetch(node, index, who, is_asked_for=False) for index in missing]
+                except NeedsManifest as need:
+                    unlearned = need.index
+            self.learn(node, version, unlearned, who)
+
     def learn(self, node: Node, version: int, index: int, who: Caller | None) -> None:
         """Asks for the manifest of ``version`` from chunk ``index`` on; what the node does not show any more
         when it comes is dropped. Raises ESTALE if the version is not retained."""
@@ -67,7 +102,9 @@ class Reader:
             if node.copy.version == manifest.version:
                 node.copy.learn(first, count, {chunk.index: chunk for chunk in manifest.chunks})
 
-    def _fetch(self, node: Node, index: int, who: Caller | None) -> Future[bool]:
+    def _fetch(
+        self, node: Node, index: int, who: Caller | None, *, is_asked_for: bool = True
+    ) -> Future[bool]:
         """Under guard: the one download of this chunk that is under way. One for an older version, of another
         chunk at the same place, is none of ours: it may fail."""
         chunk = node.copy.chunk_at(index)
@@ -76,6 +113,9 @@ class Reader:
         if future is None:
             future = self._proxy.downloads.submit(self._download, node, chunk, who)
             node.fetching[index, chunk.id] = future
+            if is_asked_for:
+                self.demand.begin()
+                future.add_done_callback(self.demand.end)
         return future
 
     def _download(self, node: Node, chunk: ChunkAt, who: Caller | None) -> bool:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from cache.copies import CopyStore
 from mount.names import BELIEF_SECONDS, Names
 from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
+from mount.stream import Stream
 from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import (
@@ -71,22 +70,17 @@ class Tree:
         """The attributes of a name in a directory, now: who asks believes the answer for a while."""
         return self._shown(self._names.child(parent, name, who, fresh=True))
 
-    def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
-        """The entries of a directory, in the order of their names, without "." and "..". Where
-        ``attr.change`` is 0, name, inode and type are all that may be known.
+    def stream(self, ino: int, who: Caller | None) -> Stream:
+        """A way through a directory, to be begun."""
+        return Stream(self._names, self._shown, ino, who)
 
-        A page of them is asked for at a time. Whatever has been changed here since, or is older than what is
-        believed otherwise, when its turn comes, is a name only: nobody shall believe it for longer.
-        """
-        for entry in self._names.entries(ino, who):
-            if not entry.attr.change:
-                yield entry
-                continue
-            attr = self._names.believed_child(ino, entry.name)
-            if attr is None or attr.ino != entry.attr.ino:
-                yield Entry(entry.name, msgspec.structs.replace(entry.attr, change=0))
-            else:
-                yield Entry(entry.name, self._shown(attr))
+    def readdir(self, ino: int, who: Caller | None) -> Iterator[Entry]:
+        """All entries of a directory as it is now, as a ``Stream`` tells them."""
+        stream = self.stream(ino, who)
+        stream.begin()
+        while (entry := stream.peek()) is not None:
+            stream.advance()
+            yield entry
 
     def mkdir(self, parent: int, name: bytes, mode: int, who: Caller | None) -> Attr:
         """A new directory."""

@@ -56,12 +56,14 @@ class Vfs(Opening):
         Raises Unavailable if a service that must be asked is away."""
         take_over(self._proxy, self._table, self._committer)
         self._committer.start()
+        self._completer.start()
         if self.calls.left():
             self._leftovers.start()
 
     def close(self) -> None:
         """Ends it. What cannot be written back now stays in the cache folder for the next mount."""
         self._leftovers.cancel()
+        self._completer.close()
         self.write_back_all()
         self._committer.close()
         for node in self._table.nodes():
@@ -151,6 +153,7 @@ class Vfs(Opening):
             return None
         with handle.node.guard:
             lent = handle.node.copy.lend(handle.flags, at_any_size=at_any_size)
+            handle.is_incomplete = lent is None and not handle.is_writer and handle.node.copy.lacking > 0
         if lent is not None and handle.writable:
             self._committer.uploads.watch(handle.node)
         return lent
@@ -185,15 +188,16 @@ class Vfs(Opening):
             except Exception:
                 log.exception("inode %d is not written back", node.ino)
 
-    def local_version(self, ino: int) -> tuple[int, bool]:
-        """The version of the local copy (0: none), and whether it is dirty."""
+    def local_state(self, ino: int) -> tuple[int, bool, int]:
+        """The version of the local copy (0: none), whether it is dirty, how many chunks it lacks."""
         copy = self._copies.open(ino)
         try:
-            return copy.version, copy.dirty
+            return copy.version, copy.dirty, copy.lacking
         finally:
             copy.close()
 
     def drop_clean_copies(self) -> None:
         """Forgets clean content that nobody has open, and all names (for measuring cold reads)."""
+        self._completer.give_up()
         self._copies.evict_all()
         self._names.drop_all()

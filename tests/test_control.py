@@ -42,6 +42,7 @@ def test_what_is_dirty_is_counted_and_committed(client: Client, control: Path) -
     where = ask(str(control), Request("where", client.walk("/file").ino)).where
     assert where is not None
     assert (where.size, where.local_dirty, len(where.chunks)) == (7, False, 1)
+    assert (where.local_version, where.local_lacking) == (where.version, 0)
     client.close_handle(handle)
     assert ask(str(control), Request("drop-cache")) == Reply()
 

@@ -16,6 +16,7 @@ from wire.limits import LINK_MAX
 from wire.messages.directory import (
     ROOT_INO,
     Create,
+    Entry,
     Link,
     Op,
     OpenWrite,
@@ -287,15 +288,15 @@ def test_a_long_listing_comes_in_pages(alice: User) -> None:
     names = [b"%05d" % number for number in range(5000)]
     for start in range(0, 5000, 1000):
         alice.client.mutate([Create(folder.ino, name, 0o100644) for name in names[start : start + 1000]])
-    seen: list[bytes] = []
+    seen: list[Entry] = []
     more = True
     while more:
-        page = alice.client.list_page(folder.ino, seen[-1] if seen else b"")
-        seen += [entry.name for entry in page.entries]
+        page = alice.client.list_page(folder.ino, seen[-1].cookie if seen else 0)
+        seen += page.entries
         more = page.more
-    assert seen == names
+    assert [entry.name for entry in seen] == names
     assert alice.client.list_page(folder.ino, change=page.attr.change).unchanged
-    exact = alice.client.list_page(folder.ino, b"04997", limit=2)
+    exact = alice.client.list_page(folder.ino, seen[4997].cookie, limit=2)
     assert ([entry.name for entry in exact.entries], exact.more) == ([b"04998", b"04999"], False)
 
 

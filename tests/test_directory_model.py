@@ -231,7 +231,7 @@ class Namespace(RuleBasedStateMachine):
         page = self.users[0].client.list_page(ino)
         assert page.parent == parent
         assert _shown(page.attr) == _seen(folder)
-        assert [entry.name for entry in page.entries] == sorted(os.listdir(folder))
+        assert sorted(entry.name for entry in page.entries) == sorted(os.listdir(folder))
         for entry in page.entries:
             path = os.path.join(folder, entry.name)
             if stat.S_ISDIR(entry.attr.mode):

@@ -6,7 +6,6 @@ None of this needs /dev/fuse: the kernel's place is taken by the test, at the ot
 import errno
 import logging
 import re
-import socket
 import stat
 import struct
 import subprocess
@@ -22,12 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mount.bindings.native import protocol
-from mount.bindings.native.context import Context
-from mount.bindings.native.loop import Loop
-from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
 from mount.bindings.native.serving import agree, read_init, signals_tell
-from mount.owners import Owners
+from tests.support.kernel import Kernel, request
 from tests.support.stack import Stack
 
 HEADER = Path("/usr/include/linux/fuse.h")
@@ -182,53 +178,6 @@ def test_another_beginning_is_refused() -> None:
 # Requests
 
 
-def request(opcode: int, body: bytes, unique: int = 1, nodeid: int = 1, uid: int = 0) -> bytes:
-    """As the kernel sends it."""
-    size = protocol.IN_HEADER.size + len(body)
-    return protocol.IN_HEADER.pack(size, opcode, unique, nodeid, uid, 0, 0, 0, 0) + body
-
-
-class Kernel:
-    """The other end of a mount."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.theirs = theirs
-        self._unique = 2
-        client = stack.client()
-        self.the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
-        self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
-        self._loop.start()
-
-    def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
-        """``(errno, what was answered)``. Notifications that come before it are as good as carried out."""
-        self._unique += 2
-        self._socket.sendall(request(opcode, body, self._unique, nodeid))
-        if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
-            return 0, b""
-        while True:
-            data = self._socket.recv(1 << 21)
-            head = protocol.OUT_HEADER.read(data)
-            assert head.len == len(data)
-            if head.unique == self._unique:
-                return -head.error, data[protocol.OUT_HEADER.size :]
-
-    def create(self, name: bytes, nodeid: int = 1) -> tuple[int, int]:
-        """``(inode, handle)`` of a new file."""
-        body = protocol.CREATE_IN.pack(0o102, 0o644, 0, 0) + name + b"\0"
-        number, answer = self.ask(Opcode.CREATE, body, nodeid)
-        assert number == 0
-        opened = protocol.OPEN_OUT.read(answer, COMPOSED["fuse_entry_out"])
-        return protocol.ENTRY_OUT.read(answer).nodeid, opened.fh
-
-    def close(self) -> None:
-        """The mount is gone."""
-        self._socket.close()
-        self._loop.stop(5)
-        self.the.passthrough.close()
-        self.theirs.close()
-
-
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """One that has mounted a realm with a file and a directory."""
@@ -253,74 +202,6 @@ def test_a_file_from_its_making_to_its_end(kernel: Kernel) -> None:
     kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(2), ino)
     assert kernel.ask(Opcode.UNLINK, b"file\0") == (0, b"")
     assert kernel.ask(Opcode.LOOKUP, b"file\0")[0] == errno.ENOENT
-
-
-@pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
-def test_a_listing_is_cut_into_what_fits_and_goes_on(kernel: Kernel, opcode: Opcode) -> None:
-    folder = b"folder-%d" % opcode
-    _, answer = kernel.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + folder + b"\0")
-    ino = protocol.ENTRY_OUT.read(answer).nodeid
-    expected = [b".", b".."]
-    for index in range(20):
-        name = b"n" * index + b"-%02d" % index
-        kernel.ask(Opcode.MKNOD, protocol.MKNOD_IN.pack(0o100644, 0, 0, 0) + name + b"\0", ino)
-        expected.append(name)
-    _, answer = kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0), ino)
-    number = protocol.OPEN_OUT.read(answer).fh
-    names: dict[int, bytes] = {}
-    offset, head = 0, COMPOSED["fuse_entry_out"] if opcode == Opcode.READDIRPLUS else 0
-    while True:
-        status, answer = kernel.ask(opcode, protocol.READ_IN.pack(number, offset, 450, 0, 0, 0, 0), ino)
-        assert status == 0
-        assert len(answer) <= 450
-        if not answer:
-            break
-        while answer:
-            entry = protocol.DIRENT.read(answer, head)
-            first = head + protocol.DIRENT.size
-            names[entry.off] = answer[first : first + entry.namelen]
-            answer, offset = answer[-(-(first + entry.namelen) // 8) * 8 :], entry.off
-    assert sorted(names.values()) == sorted(expected)
-    again = protocol.READ_IN.pack(number, 3, 450, 0, 0, 0, 0)
-    _, answer = kernel.ask(opcode, again, ino)
-    assert protocol.DIRENT.read(answer, head).off == 4
-    assert kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)[0] == 0
-
-
-def listed(answer: bytes) -> Iterator[tuple[bytes, int]]:
-    """The names of a READDIRPLUS, and the inodes that they are told to be; 0: for another time."""
-    head = COMPOSED["fuse_entry_out"]
-    while answer:
-        entry, first = protocol.DIRENT.read(answer, head), head + protocol.DIRENT.size
-        yield answer[first : first + entry.namelen], protocol.ENTRY_OUT.read(answer).nodeid
-        answer = answer[-(-(first + entry.namelen) // 8) * 8 :]
-
-
-@pytest.fixture
-def folder(kernel: Kernel, request: pytest.FixtureRequest) -> int:
-    """A directory of four files."""
-    name = request.node.name.encode()
-    _, answer = kernel.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + name + b"\0")
-    ino = protocol.ENTRY_OUT.read(answer).nodeid
-    for name in (b"a", b"b", b"c", b"d"):
-        kernel.ask(Opcode.MKNOD, protocol.MKNOD_IN.pack(0o100644, 0, 0, 0) + name + b"\0", ino)
-    return ino
-
-
-def test_what_has_changed_since_the_listing_was_begun_is_no_more_than_a_name(
-    kernel: Kernel, folder: int
-) -> None:
-    _, answer = kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0), folder)
-    number = protocol.OPEN_OUT.read(answer).fh
-    ask = protocol.READ_IN.pack(number, 0, 3 * COMPOSED["fuse_direntplus"] + 24, 0, 0, 0, 0)
-    assert [name for name, _ in listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1])] == [b".", b"..", b"a"]
-    assert kernel.ask(Opcode.UNLINK, b"b\0", folder)[0] == 0
-    assert kernel.ask(Opcode.UNLINK, b"c\0", folder)[0] == 0
-    ask = protocol.READ_IN.pack(number, 3, 4096, 0, 0, 0, 0)
-    told = dict(listed(kernel.ask(Opcode.READDIRPLUS, ask, folder)[1]))
-    assert told == {b"b": 0, b"c": 0, b"d": told[b"d"]}
-    assert told[b"d"]
-    kernel.ask(Opcode.RELEASEDIR, protocol.RELEASE_IN.pack(number, 0, 0, 0), folder)
 
 
 def test_the_length_of_an_extended_attribute_is_asked_for_first(kernel: Kernel) -> None:

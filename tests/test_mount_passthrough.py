@@ -225,6 +225,27 @@ def test_who_reads_goes_on_with_the_version_that_he_opened(pair: Pair) -> None:
     assert reads(pair.here / "file") == versions[2]
 
 
+def test_what_was_read_in_part_is_served_by_the_kernel_the_next_time(pair: Pair) -> None:
+    old, new = os.urandom(12 * MIB), os.urandom(12 * MIB)
+    path = pair.here / "file"
+    (pair.there / "file").write_bytes(old)
+    with path.open("rb", buffering=0) as file:
+        assert file.read(MIB) == old[:MIB]
+        assert lacking(pair.one, path) > 0
+    wait_until(lambda: lacking(pair.one, path) == 0)
+    with path.open("rb", buffering=0) as served:
+        (pair.there / "file").write_bytes(new)
+        assert reads(path) == new
+        assert served.read(12 * MIB) == old, "who has it from the kernel goes on with what he opened"
+
+
+def lacking(mount: RealMount, path: Path) -> int:
+    """How many chunks the local copy lacks."""
+    where = ask(mount.record().control, Request("where", path.stat().st_ino)).where
+    assert where is not None
+    return where.local_lacking
+
+
 def can_open(path: Path, flags: int) -> bool:
     try:
         os.close(os.open(path, flags))
@@ -313,7 +334,7 @@ def test_a_killed_mount_leaves_what_was_written_past_it(
     pair: Pair, shared_realm: RealRealm, user: str
 ) -> None:
     acknowledged, later = os.urandom(BIG), os.urandom(BIG)
-    with RealMount(shared_realm, "passing-victim", user) as victim:
+    with RealMount(shared_realm, "passing-victim", user, binding="native") as victim:
         place = victim.path / pair.here.name
         with Program() as program:
             for name in ("closed", "open", "new"):
@@ -375,7 +396,7 @@ def test_a_full_disk_is_told_to_who_writes(
     piece = os.urandom(MIB)
     ballast = small_disk / "of somebody else"
     ballast.write_bytes(bytes(BALLAST_BYTES))
-    with RealMount(shared_realm, "passing-full", user) as mount:
+    with RealMount(shared_realm, "passing-full", user, binding="native") as mount:
         assert mount.cache == small_disk
         place = mount.path / pair.here.name
         with (place / "file").open("wb", buffering=0) as file:
@@ -396,7 +417,7 @@ def test_a_full_disk_is_told_to_who_writes(
 
 def test_umount_leaves_nothing(pair: Pair, shared_realm: RealRealm, user: str) -> None:
     data = os.urandom(BIG)
-    with RealMount(shared_realm, "passing-ended", user) as mount:
+    with RealMount(shared_realm, "passing-ended", user, binding="native") as mount:
         place = mount.path / pair.here.name
         (place / "mapped").write_bytes(data)
         with Program() as program:

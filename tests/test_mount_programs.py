@@ -30,11 +30,11 @@ AT_FDCWD = -100
 
 @pytest.fixture(scope="module")
 def mounts(shared_realm: RealRealm) -> Iterator[tuple[RealMount, RealMount]]:
-    """Two mounts of ``petra``."""
-    shared_realm.join("petra")
+    """Two mounts of ``paula``."""
+    shared_realm.join("paula")
     with (
-        RealMount(shared_realm, "programs-1", "petra") as one,
-        RealMount(shared_realm, "programs-2", "petra") as two,
+        RealMount(shared_realm, "programs-1", "paula") as one,
+        RealMount(shared_realm, "programs-2", "paula") as two,
     ):
         yield one, two
 
@@ -190,7 +190,7 @@ def test_rsync_brings_what_changed(places: tuple[Path, Path], source: Path) -> N
 def test_git_commits_and_finds_nothing_wrong(places: tuple[Path, Path], source: Path) -> None:
     need("git")
     one, two = places
-    who = ["-c", "user.name=petra", "-c", "user.email=petra@example.org", "-c", "safe.directory=*"]
+    who = ["-c", "user.name=paula", "-c", "user.email=paula@example.org", "-c", "safe.directory=*"]
     run(["cp", "-a", source / "below", one / "work"], one)
     run(["git", *who, "init", "-q", "-b", "main", "work"], one)
     for number, place in enumerate((one, two)):

@@ -259,7 +259,7 @@ def test_what_is_open_lives_on_without_a_name(stack: Stack) -> None:
     assert one.vfs.setattr(ino, Changes(size=2), None, handle).size == 2
     one.close_handle(handle)
     assert not one.vfs.unsaved()
-    assert one.vfs.local_version(ino) == (0, False)
+    assert one.vfs.local_state(ino) == (0, False, 0)
     assert one.names() == []
 
 

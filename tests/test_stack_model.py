@@ -301,7 +301,7 @@ class Mounts(RuleBasedStateMachine):
 
     def compare(self, place: str, client: Client) -> None:
         """Everything below ``place``; nothing is open."""
-        assert client.names(self.root + place) == sorted(os.listdir(self.local + place)), place
+        assert sorted(client.names(self.root + place)) == sorted(os.listdir(self.local + place)), place
         for name in client.names(self.root + place):
             below = f"{place}/{name}"
             status = os.lstat(self.local + below)

@@ -1,5 +1,6 @@
 """Structs to bytes and back: MessagePack, validated on decoding."""
 
+import threading
 from collections.abc import Hashable
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -11,11 +12,15 @@ from wire.errors import BadMessage
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
+_building = threading.Lock()
+"""When two threads build decoders of the same structs, msgspec 0.22 lets one use what the other has half
+made, and the process dies."""
 
 
 @cache
 def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(cast(Any, kind))
+    with _building:
+        return msgspec.msgpack.Decoder(cast(Any, kind))
 
 
 def encode(message: msgspec.Struct) -> bytes:

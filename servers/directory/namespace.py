@@ -37,7 +37,7 @@ def create(tx: Transaction, op: Create) -> Result:
     if stat.S_IFMT(op.mode) in _DEVICES and not tx.who.is_root:
         raise fail(errno.EPERM, "only root makes device nodes")
     inode = _new_inode(tx, op, parent)
-    store.add_entry(tx.connection, parent.ino, op.name, inode.ino)
+    store.add_entry(tx.connection, parent.ino, op.name, inode.ino, inode.change)
     tx.add(inode)
     if op.ino:
         tx.take_grant(op.grant, inode)
@@ -108,7 +108,7 @@ def link(tx: Transaction, op: Link) -> Result:
     if inode.nlink >= LINK_MAX:
         raise fail(errno.EMLINK)
     now = tx.tick()
-    store.add_entry(tx.connection, parent.ino, op.name, inode.ino)
+    store.add_entry(tx.connection, parent.ino, op.name, inode.ino, now)
     inode.nlink += 1
     tx.stamp(inode, now)
     tx.stamp_directory(parent, now)

@@ -88,7 +88,7 @@ def list_entries(view: View, message: List) -> Listing:
     entries = store.page(view.connection, directory.ino, message.after, message.limit + 1)
     more = len(entries) > message.limit
     if not may(view.who, directory, SEARCH):
-        entries = [Entry(entry.name, _only_type(entry.attr)) for entry in entries]
+        entries = [Entry(entry.name, _only_type(entry.attr), entry.cookie) for entry in entries]
     return Listing(directory.attr(), parent, entries[: message.limit], more)
 
 

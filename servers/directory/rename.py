@@ -45,8 +45,9 @@ def rename(tx: Transaction, op: Rename) -> Result:
     _check_permission(tx, move)
     if target is not None and not move.exchange:
         _check_replaced(tx, inode, target)
-    _move_entries(tx, op, move)
-    return _account(tx, op, move)
+    now = tx.tick()
+    _move_entries(tx, op, move, now)
+    return _account(tx, op, move, now)
 
 
 def _check_tree(tx: Transaction, move: _Move) -> None:
@@ -92,7 +93,7 @@ def _check_replaced(tx: Transaction, inode: Inode, target: Inode) -> None:
         raise fail(errno.ENOTEMPTY)
 
 
-def _move_entries(tx: Transaction, op: Rename, move: _Move) -> None:
+def _move_entries(tx: Transaction, op: Rename, move: _Move, now: int) -> None:
     if move.exchange and move.target is not None:
         store.point_entry(tx.connection, op.parent, op.name, move.target.ino)
     else:
@@ -100,12 +101,11 @@ def _move_entries(tx: Transaction, op: Rename, move: _Move) -> None:
     if move.target is not None:
         store.point_entry(tx.connection, op.new_parent, op.new_name, move.inode.ino)
     else:
-        store.add_entry(tx.connection, op.new_parent, op.new_name, move.inode.ino)
+        store.add_entry(tx.connection, op.new_parent, op.new_name, move.inode.ino, now)
 
 
-def _account(tx: Transaction, op: Rename, move: _Move) -> Result:
+def _account(tx: Transaction, op: Rename, move: _Move, now: int) -> Result:
     """Link counts, ".." and times."""
-    now = tx.tick()
     _settle(tx, move.inode, move.old, move.new, now)
     touched = {move.old.ino: move.old, move.new.ino: move.new}
     if move.target is not None:

@@ -7,6 +7,11 @@ Names. ``entries`` maps (parent, name) to an inode. A directory has exactly one 
 (inode 1), which has none; ``inodes.nlink`` is the number of entries of a file, and for a directory
 2 + its subdirectories. ``inodes.parent`` is set for directories only: the inode of "..".
 
+Cookies. ``entries.cookie`` is the clock's value when a name was made, so no two names of a directory ever
+have the same one, and none is above the directory's ``change``. A name keeps it as long as it is there,
+whatever it names (rename over it, exchange). Directories are listed in their order: a listing that goes on
+after a cookie tells what it would have told, whatever has come or gone meanwhile.
+
 Content. ``extents`` says which chunk stood at an index of a file from version ``since`` up to, not
 including, version ``until`` (NULL: it still does). No row: a hole. So a version V of a file is the
 rows with ``since <= V < until``, a commit writes only what it changes, and old versions cost nothing
@@ -82,8 +87,11 @@ entries = Table(
     _id("parent"),
     Column("name", LargeBinary, primary_key=True),
     Column("ino", BigInteger, nullable=False, index=True),
+    Column("cookie", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+# With ``ino``, so that a page is read from the index and the inodes alone.
+Index("entries_listed", entries.c.parent, entries.c.cookie, entries.c.ino)
 
 xattrs = Table(
     "xattrs",

@@ -79,10 +79,10 @@ _NAMES_OF = (
     .order_by(entries.c.ino, entries.c.parent, entries.c.name)
 )
 _PAGE = (
-    select(entries.c.name, inodes)
+    select(entries.c.name, entries.c.cookie, inodes)
     .join(inodes, inodes.c.ino == entries.c.ino)
-    .where(entries.c.parent == bindparam("parent"), entries.c.name > bindparam("after"))
-    .order_by(entries.c.name)
+    .where(entries.c.parent == bindparam("parent"), entries.c.cookie > bindparam("after"))
+    .order_by(entries.c.cookie)
     .limit(bindparam("count"))
 )
 _HELD = select(holds.c.ino).where(
@@ -190,9 +190,9 @@ def is_empty(connection: Connection, directory: int) -> bool:
     return connection.execute(_ANY_CHILD, {"parent": directory}).first() is None
 
 
-def add_entry(connection: Connection, parent: int, name: bytes, ino: int) -> None:
-    """A new entry."""
-    _ADD_ENTRY.run(connection, parent=parent, name=name, ino=ino)
+def add_entry(connection: Connection, parent: int, name: bytes, ino: int, cookie: int) -> None:
+    """A new entry; ``cookie`` is the clock's value of this change."""
+    _ADD_ENTRY.run(connection, parent=parent, name=name, ino=ino, cookie=cookie)
 
 
 def remove_entry(connection: Connection, parent: int, name: bytes) -> None:
@@ -201,7 +201,7 @@ def remove_entry(connection: Connection, parent: int, name: bytes) -> None:
 
 
 def point_entry(connection: Connection, parent: int, name: bytes, ino: int) -> None:
-    """An entry that exists names ``ino`` from now on."""
+    """An entry that exists names ``ino`` from now on; the name was there all the time, so its cookie stays."""
     connection.execute(_POINT_ENTRY, {"at_parent": parent, "at_name": name, "to": ino})
 
 
@@ -213,10 +213,10 @@ def names_of(connection: Connection, inos: Iterable[int]) -> dict[int, list[tupl
     return found
 
 
-def page(connection: Connection, parent: int, after: bytes, count: int) -> list[Entry]:
-    """Entries with names above ``after``, in the order of their bytes."""
+def page(connection: Connection, parent: int, after: int, count: int) -> list[Entry]:
+    """Entries with cookies above ``after``, in their order."""
     rows = connection.execute(_PAGE, {"parent": parent, "after": after, "count": count})
-    return [Entry(row[0], Inode(*row[1:]).attr()) for row in rows]
+    return [Entry(row[0], Inode(*row[2:]).attr(), row[1]) for row in rows]
 
 
 # Reservations and holds

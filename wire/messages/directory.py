@@ -288,26 +288,28 @@ class Attrs(msgspec.Struct, frozen=True):
 
 
 class List(msgspec.Struct, frozen=True):
-    """``POST /v1/list``: entries in the order of their names' bytes, after the name ``after``. A client
+    """``POST /v1/list``: entries in the order of their cookies, after the cookie ``after``. A client
     that has the whole listing as of ``change`` may be answered "unchanged"."""
 
     ino: Positive
-    after: Annotated[bytes, Meta(max_length=4096)] = b""
+    after: Count = 0
     limit: Annotated[int, Meta(ge=1, le=LIST_ENTRIES_MAX)] = LIST_ENTRIES_MAX
     change: Count = 0
     caller: Caller | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """A name in a directory, with the attributes of what it names."""
+    """A name in a directory, with the attributes of what it names. ``cookie`` is its place in every listing:
+    when it was made, by the clock of ``change``. No other name of the directory ever has the same."""
 
     name: bytes
     attr: Attr
+    cookie: int
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """One page. ``attr`` and ``parent`` (the inode of "..") are the directory's own; ``unpromised`` as in
-    Resolved."""
+    """One page. ``attr`` and ``parent`` (the inode of "..") are the directory's own; no cookie is above
+    ``attr.change``; ``unpromised`` as in Resolved."""
 
     attr: Attr
     parent: int

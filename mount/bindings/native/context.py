@@ -5,6 +5,7 @@ import stat
 from mount.bindings.callers import caller
 from mount.bindings.native import answers
 from mount.bindings.native.inodes import NAME_SECONDS, Inodes
+from mount.bindings.native.listings import LASTING_SECONDS, Listings
 from mount.bindings.native.notifications import Notifications
 from mount.bindings.native.passthrough import Passthrough
 from mount.bindings.native.requests import Request
@@ -36,12 +37,17 @@ class Context:
         self.notifications = Notifications(descriptor)
         self.owners = owners
         self.inodes = Inodes()
+        self.listings = Listings()
         self.passthrough = Passthrough(vfs, descriptor, self.release, is_possible=passes)
         self._trusted = trusted
 
     def who(self, request: Request) -> Caller | None:
         """For whom a request is made."""
         return caller(request.uid, request.gid, request.pid) if self._trusted else None
+
+    def may_keep_listing(self, ino: int) -> bool:
+        """Whether the kernel may keep the listing of a directory, and list it out of its cache."""
+        return self.vfs.attr_seconds(ino) >= LASTING_SECONDS
 
     def release(self, handle: Handle) -> None:
         """Ends an open file."""

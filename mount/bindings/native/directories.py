@@ -1,78 +1,82 @@
-"""Open directories: the directory's listing, cut into what the kernel's buffers hold.
+"""Open directories: a directory's stream, cut into what the kernel's buffers hold.
 
-An offset is the place of the *next* entry in the listing that the handle has begun: "." and ".." have 0
-and 1. A kernel that reads on gets the next ones; one that goes elsewhere gets a new listing, from that place
-on.
+An offset is what comes after it: 1 and 2 are after "." and "..", all others are cookies of entries (clock
+values, so far above). They mean the same as long as the directory is there, also at the next worker: a kernel
+that goes elsewhere, or on with an offset out of its own cache, gets what comes after that entry.
 """
 
 import errno
 import itertools
 import stat
 import threading
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
-from mount.bindings.native.protocol import Opcode
+from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
-from mount.vfs import Vfs
+from mount.stream import Stream
 from wire.errors import fail
-from wire.messages.common import Caller
 from wire.messages.directory import Attr
-from wire.permissions import READ
 
 NO_ENTRY = bytes(protocol.ENTRY_OUT.size + protocol.ATTR.size)
 """nodeid 0: the kernel is told a name and no more."""
+
+DOTS = 2
+"""Offsets up to here are of "." and ".."."""
 
 
 class _Entry(NamedTuple):
     name: bytes
     ino: int
     mode: int
+    offset: int
     attr: Attr | None
 
 
 class _Open:
     """An open directory."""
 
-    def __init__(self, vfs: Vfs, ino: int, parent: int, who: Caller | None) -> None:
+    def __init__(self, stream: Stream, ino: int, parent: int) -> None:
         self.guard = threading.Lock()
+        self.flags = Fopen(0)
+        self.stream = stream
         self.ino = ino
-        self._vfs = vfs
-        self._parent = parent
-        self._who = who
-        self._entries: Iterator[_Entry] = iter(())
-        self._kept: _Entry | None = None
-        self._place = -1
+        self._dots = (
+            _Entry(b".", ino, stat.S_IFDIR, 1, None),
+            _Entry(b"..", parent, stat.S_IFDIR, DOTS, None),
+        )
+        self._at = 0
 
-    def go_to(self, place: int) -> None:
-        """Under guard: the next entry is the one at this place."""
-        if place and place == self._place:
-            return
-        self._entries, self._kept, self._place = self._begin(), None, place
-        for _ in itertools.islice(self._entries, place):
-            pass
+    @property
+    def drops_cache(self) -> bool:
+        """Whether it fills the kernel's cache, which was emptied when it was opened."""
+        return self.flags == Fopen.CACHE_DIR
 
-    def _begin(self) -> Iterator[_Entry]:
-        yield _Entry(b".", self.ino, stat.S_IFDIR, None)
-        yield _Entry(b"..", self._parent, stat.S_IFDIR, None)
-        for entry in self._vfs.readdir(self.ino, self._who):
-            attr = entry.attr
-            yield _Entry(entry.name, attr.ino, attr.mode, attr if attr.change else None)
+    def go_to(self, offset: int) -> None:
+        """Under guard: the next entry is the one after this offset; from 0 on, as the directory is now."""
+        self._at = offset
+        if offset:
+            self.stream.go_to(0 if offset <= DOTS else offset)
+        else:
+            self.stream.rewind()
 
-    def next(self) -> tuple[int, _Entry] | None:
-        """Under guard: the next entry and the offset after it; None at the end."""
-        entry, self._kept = self._kept or next(self._entries, None), None
+    def peek(self) -> _Entry | None:
+        """Under guard: the next entry, None at the end."""
+        if self._at < DOTS:
+            return self._dots[self._at]
+        entry = self.stream.peek()
         if entry is None:
             return None
-        self._place += 1
-        return self._place, entry
+        attr = entry.attr
+        return _Entry(entry.name, attr.ino, attr.mode, entry.cookie, attr if attr.change else None)
 
-    def keep(self, entry: _Entry) -> None:
-        """Under guard: this one is the next again. What is known of it now may be of the past by then."""
-        self._kept = entry._replace(attr=None)
-        self._place -= 1
+    def advance(self) -> None:
+        """Under guard: past what ``peek`` has shown."""
+        if self._at < DOTS:
+            self._at += 1
+        else:
+            self.stream.advance()
 
 
 class Directories:
@@ -92,22 +96,24 @@ class Directories:
 
     def open(self, request: Request) -> Answer:
         """opendir(3), of the directory as it is now: EACCES, and ESTALE if it is gone."""
-        the, ino, who = self._the, request.nodeid, self._the.who(request)
-        the.vfs.fresh_attr(ino, who)
-        the.vfs.access(ino, READ, who)
+        the, ino, listing = self._the, request.nodeid, self._listing(request)
+        listing.stream.begin(the.listings.label(ino))
+        if the.may_keep_listing(ino):
+            listing.flags = the.listings.opened(ino, listing.stream.change)
         number = next(self._numbers)
-        self._begin(request, number)
-        return protocol.OPEN_OUT.pack(number, 0, 0)
+        self._open[number] = listing
+        return protocol.OPEN_OUT.pack(number, listing.flags, 0)
 
-    def _begin(self, request: Request, number: int) -> _Open:
-        the = self._the
-        parent, _ = the.inodes.path(request.nodeid, steps=1)
-        listing = self._open[number] = _Open(the.vfs, request.nodeid, parent, the.who(request))
-        return listing
+    def _listing(self, request: Request) -> _Open:
+        the, ino = self._the, request.nodeid
+        parent, _ = the.inodes.path(ino, steps=1)
+        return _Open(the.vfs.stream(ino, the.who(request)), ino, parent)
 
     def close(self, request: Request) -> Answer:
         """closedir(3)."""
-        self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
+        listing = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
+        if listing is not None and listing.flags:
+            self._the.listings.closed(listing.ino)
         return DONE
 
     def sync(self, request: Request) -> Answer:
@@ -117,35 +123,45 @@ class Directories:
     def read(self, request: Request) -> Answer:
         """As many entries from the offset on as fit; none at the end."""
         asked = protocol.READ_IN.read(request.body)
-        listing = self._open.get(asked.fh)
         if asked.offset > protocol.OFFSET_MAX:
             raise fail(errno.EINVAL)
-        if listing is None:  # opened at an earlier worker: the listing begins anew, and goes to the offset
-            listing = self._begin(request, asked.fh)
+        listing = self._open.get(asked.fh) or self._met(request, asked.fh)
+        if listing.drops_cache:
+            self._the.listings.has_dropped(listing.ino)
         is_plus = request.opcode == Opcode.READDIRPLUS
-        head = len(NO_ENTRY) if is_plus else 0
-        told: list[tuple[_Entry, bytes]] = []
-        left = asked.size
         with listing.guard:
             listing.go_to(asked.offset)
-            while found := listing.next():
-                place, entry = found
-                dirent = _dirent(place, entry)
-                left -= head + len(dirent)
-                if left < 0:
-                    listing.keep(entry)
-                    break
-                told.append((entry, dirent))
+            told = _what_fits(listing, asked.size, len(NO_ENTRY) if is_plus else 0)
         # Not before: of an answer that fails nothing is forgotten later.
         return b"".join(
             (self._entry(listing.ino, entry) if is_plus else b"") + dirent for entry, dirent in told
         )
 
+    def _met(self, request: Request, number: int) -> _Open:
+        """A directory that was opened at an earlier worker."""
+        listing = self._open[number] = self._listing(request)
+        listing.flags = Fopen.CACHE_DIR | Fopen.KEEP_CACHE  # or not: nothing may be concluded from it
+        self._the.listings.met(listing.ino)
+        return listing
+
     def _entry(self, folder: int, entry: _Entry) -> bytes:
         return NO_ENTRY if entry.attr is None else self._the.entry(folder, entry.name, entry.attr)
 
 
-def _dirent(place: int, entry: _Entry) -> bytes:
+def _what_fits(listing: _Open, size: int, head: int) -> list[tuple[_Entry, bytes]]:
+    """Under guard: the next entries, and each as it is told; ``head`` bytes come before each."""
+    told: list[tuple[_Entry, bytes]] = []
+    while (entry := listing.peek()) is not None:
+        dirent = _dirent(entry)
+        size -= head + len(dirent)
+        if size < 0:
+            break
+        listing.advance()
+        told.append((entry, dirent))
+    return told
+
+
+def _dirent(entry: _Entry) -> bytes:
     kind = stat.S_IFMT(entry.mode) >> 12
-    head = protocol.DIRENT.pack(entry.ino, place, len(entry.name), kind)
+    head = protocol.DIRENT.pack(entry.ino, entry.offset, len(entry.name), kind)
     return head + entry.name + bytes(-len(entry.name) % 8)

@@ -1,0 +1,61 @@
+"""The other end of a mount: what the kernel says over /dev/fuse, said by a test over a socket."""
+
+import socket
+
+from mount.bindings.native import protocol
+from mount.bindings.native.context import Context
+from mount.bindings.native.loop import Loop
+from mount.bindings.native.operations import Operations
+from mount.bindings.native.protocol import Opcode
+from mount.owners import Owners
+from tests.support.stack import Stack
+
+ENTRY_BYTES = protocol.ENTRY_OUT.size + protocol.ATTR.size
+"""struct fuse_entry_out."""
+
+
+def request(opcode: int, body: bytes, unique: int = 1, nodeid: int = 1, uid: int = 0) -> bytes:
+    """As the kernel sends it."""
+    size = protocol.IN_HEADER.size + len(body)
+    return protocol.IN_HEADER.pack(size, opcode, unique, nodeid, uid, 0, 0, 0, 0) + body
+
+
+class Kernel:
+    """The other end of a mount."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.theirs = theirs
+        self._unique = 2
+        client = stack.client()
+        self.the = Context(client.vfs, theirs.fileno(), Owners(0, 0, 0, 0), trusted=False, passes=False)
+        self._loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
+        self._loop.start()
+
+    def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
+        """``(errno, what was answered)``. Notifications that come before it are as good as carried out."""
+        self._unique += 2
+        self._socket.sendall(request(opcode, body, self._unique, nodeid))
+        if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
+            return 0, b""
+        while True:
+            data = self._socket.recv(1 << 21)
+            head = protocol.OUT_HEADER.read(data)
+            assert head.len == len(data)
+            if head.unique == self._unique:
+                return -head.error, data[protocol.OUT_HEADER.size :]
+
+    def create(self, name: bytes, nodeid: int = 1) -> tuple[int, int]:
+        """``(inode, handle)`` of a new file."""
+        body = protocol.CREATE_IN.pack(0o102, 0o644, 0, 0) + name + b"\0"
+        number, answer = self.ask(Opcode.CREATE, body, nodeid)
+        assert number == 0
+        opened = protocol.OPEN_OUT.read(answer, ENTRY_BYTES)
+        return protocol.ENTRY_OUT.read(answer).nodeid, opened.fh
+
+    def close(self) -> None:
+        """The mount is gone."""
+        self._socket.close()
+        self._loop.stop(5)
+        self.the.passthrough.close()
+        self.theirs.close()
