@@ -190,14 +190,15 @@ class Names:
         if self._is_uncertain:
             self._is_uncertain = False
             self._doubt_everything()
+        self._cache.doubt(mutated.unpromised)
         for op, result in zip(ops, mutated.results, strict=True):
             attrs = [attr for attr in (result.attr, *result.touched) if attr is not None]
             for attr in attrs:
-                self._cache.changed(attr, asked)
+                if attr.ino not in mutated.unpromised:  # not for a moment: others would tell the kernel
+                    self._cache.changed(attr, asked)
             changes = {attr.ino: attr.change for attr in attrs}
             for parent, name, ino in _names_after(op, result):
                 self._cache.entry_changed(parent, name, ino, changes.get(parent, 0))
-        self._cache.doubt(mutated.unpromised)
         return mutated.results
 
     # Doubts
