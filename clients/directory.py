@@ -35,8 +35,8 @@ from wire.messages.directory import (
 )
 
 CHANGE_WAIT_SECONDS = 2 * LEASE_SECONDS
-"""How long a change may wait until all who must know of it do: for a mount that has died, a lease; a second one
-if there is more than one reason."""
+"""How long a change may wait until all who must know of it do: for a mount that has died, a lease; a second
+one if there is more than one reason."""
 
 
 class DirectoryClient:
