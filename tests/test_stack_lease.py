@@ -337,3 +337,31 @@ def test_who_has_a_file_open_sees_what_it_was_when_no_way_leads_to_it(stack: Sta
         two.vfs.release(handle)
         one.write("/file", b"content")
         one.set("/file", Changes(mode=0o666))
+
+
+def test_a_change_that_was_given_up_is_over_with_the_first_one_that_was_begun_after_it(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only that one has told the directory not to carry it out any more."""
+    ways: list[Deaf] = []
+
+    def wrap(inner: Wire) -> Wire:
+        ways.append(Deaf(inner))
+        return ways[0]
+
+    one = stack.client(promised=True, deadline_seconds=0.5, wrap=wrap)
+    doubts: list[None] = []
+    one.vfs._names.on_doubt = lambda: doubts.append(None)
+    answer = HeldBack(one, "/v1/mutations", monkeypatch)
+    earlier = threading.Thread(target=one.vfs.mkdir, args=(ROOT_INO, b"earlier", 0o755, None))
+    earlier.start()
+    assert answer.come.wait(20)
+    ways[0].is_deaf = True
+    with raises(errno.ETIMEDOUT):
+        one.vfs.mkdir(ROOT_INO, b"given-up", 0o755, None)
+    ways[0].is_deaf = False
+    answer.let_go.set()
+    earlier.join()
+    assert len(doubts) == 1
+    one.vfs.mkdir(ROOT_INO, b"later", 0o755, None)
+    assert len(doubts) == 2
