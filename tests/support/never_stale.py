@@ -1,8 +1,8 @@
 """Looks for anything old: what is changed through one mount is looked at through all of them.
 
 A random walk over a small tree, so that names collide often. Each round one mount, or several at once, makes
-a change while the others look around; when the calls have returned, all look at what was concerned and at some
-of the rest. The same is done in a folder of the local file system: what it shows is what is right.
+a change while the others look around; when the calls have returned, all look at what was concerned and at
+some of the rest. The same is done in a folder of the local file system: what it shows is what is right.
 
 On mounts that are there already::
 
@@ -86,12 +86,14 @@ class Known:
 
 
 class Walk:
-    """A walk with ``seed`` below ``name`` in each of ``mounts``; ``reference`` is a folder on a file system that
-    uses no inode number twice (tmpfs). ``differences`` is what was found."""
+    """A walk with ``seed`` below ``name`` in each of ``mounts``. ``differences`` is what was found.
+
+    ``reference`` is a folder on a file system that uses no inode number twice (tmpfs).
+    """
 
     def __init__(self, mounts: Sequence[Path], reference: Path, seed: int, name: str = "walk") -> None:
         self._random = random.Random(seed)
-        self._reference = str(reference)
+        self.reference = str(reference)
         self._known = Known()
         self._tag = 0
         self.round = 0
@@ -145,7 +147,7 @@ class Walk:
         for index, looks in zip(who, asked, strict=True):
             for command, seen in zip(looks, self.lookers[index].answers(), strict=True):
                 if command not in right:
-                    right[command] = perform(self._reference, command)
+                    right[command] = perform(self.reference, command)
                 self.judge(index, command, seen, right[command], changes)
         self.looks += sum(map(len, asked))
 
@@ -155,7 +157,7 @@ class Walk:
             (how, path) for path in (*PLACES, *FOLDERS) for how in ("read", "stat", "list")
         ]
         for command, seen in zip(looks, self.lookers[index].ask(*looks), strict=True):
-            self.judge(index, command, seen, perform(self._reference, command), ())
+            self.judge(index, command, seen, perform(self.reference, command), ())
 
     def judge(
         self, index: int, command: Command, seen: Any, expected: Any, changes: Sequence[tuple[int, Command]]
@@ -180,7 +182,7 @@ class Walk:
         if answer in UNSURE:
             self._settle(index, change, answer)
             return None
-        expected = perform(self._reference, change)
+        expected = perform(self.reference, change)
         if answer == expected:
             return None
         return Difference(self.round, index, change, answer, expected, [(index, change)], None)
@@ -193,14 +195,14 @@ class Walk:
         while any(one in UNSURE for one in seen):
             seen = self.lookers[index].ask(*looks)
         known = Known(dict(self._known.numbers))  # its times may have changed
-        is_undone = known.agrees(seen, [perform(self._reference, look) for look in looks])
+        is_undone = known.agrees(seen, [perform(self.reference, look) for look in looks])
         if not is_undone:
-            perform(self._reference, change)
+            perform(self.reference, change)
         self.unsure.append((change, answer, not is_undone))
 
     def _shut(self, index: int, changes: Sequence[tuple[int, Command]], before: set[int]) -> None:
         self.lookers[index].ask(("shut", ""))
-        perform(self._reference, ("shut", ""))
+        perform(self.reference, ("shut", ""))
         for ino in before | self._concerned(changes):
             self._known.times.pop(ino, None)
 
@@ -237,7 +239,7 @@ class Walk:
         ]
         for _ in range(3):  # what would only fail is worth less
             change = self._random.choice(draws)(self._random.choice(PLACES))
-            is_there = os.path.lexists(os.path.join(self._reference, str(change[1])))
+            is_there = os.path.lexists(os.path.join(self.reference, str(change[1])))
             if is_there != (change[0] in ("create", "mkdir", "symlink")):
                 break
         return change
@@ -260,7 +262,7 @@ class Walk:
         """The local inodes that changes concern: what they name, and the folders of that."""
         found = set()
         for path in (path for _, change in changes for path in self._paths(change)):
-            full = os.path.join(self._reference, path)
+            full = os.path.join(self.reference, path)
             for one in (full, os.path.dirname(full)):
                 for ask in (os.stat, os.lstat):
                     with contextlib.suppress(OSError):
@@ -272,7 +274,7 @@ class Walk:
         if "truncate" in (one[0], other[0]):
             return False  # of a name that is missing in a folder that is a link, nothing is known
         names = [
-            [os.path.realpath(os.path.join(self._reference, path)) for path in self._paths(change)]
+            [os.path.realpath(os.path.join(self.reference, path)) for path in self._paths(change)]
             for change in (one, other)
         ]
         if any(
@@ -286,7 +288,7 @@ class Walk:
         for path in self._paths(change):
             for ask in (os.stat, os.lstat):
                 with contextlib.suppress(OSError):
-                    found.add(ask(os.path.join(self._reference, path)).st_ino)
+                    found.add(ask(os.path.join(self.reference, path)).st_ino)
         return found
 
     # Looking
