@@ -10,8 +10,8 @@ from wire.tickets import Role
 
 
 class FeedClient:
-    """For one thread. ``directory`` is the channel to the directory's ordinary port: it knows where the feed
-    is. Polls are sealed like all else, and need no TLS."""
+    """``leave`` may be called while another thread polls. ``directory`` is the channel to the directory's
+    ordinary port: it knows where the feed is. Polls are sealed like all else, and need no TLS."""
 
     def __init__(self, directory: Channel, wire: Wire, keyring: Keyring) -> None:
         self._directory = directory

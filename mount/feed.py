@@ -30,7 +30,9 @@ END_SECONDS = 2.0
 
 class Believer(Protocol):
     """Who believes what this mount has told it: the kernel, behind a binding. Called by the feed's thread,
-    and must not wait for anything that a service, or another request, has to do."""
+    and by one whose change was not answered; must not wait for anything that a service, or another request,
+    has to do.
+    """
 
     def revoke(self, inos: Collection[int]) -> None:
         """Nothing that was told of these inodes holds any more, names in them included. Raises OSError if
@@ -80,6 +82,7 @@ class Feed:
         """Nothing is believed any more, and the directory need not wait for this mount."""
         self._stopping.set()
         self._lease.end()
+        self._believer.revoke_all()  # a mount that was detached lazily lives on for who is in it
         if not self._thread.is_alive():
             return
         try:
@@ -125,7 +128,7 @@ class Feed:
         believed_until = self._lease.until
         self._lease.begin()
         self._names.drop_all()
-        self._number = told.feed
+        self._number, self._seen = told.feed, told.last - len(told.inos)
         if self._takes_over:
             self._clean_from = self._lease.now() + told.lease_seconds
         if not self._believer.revoke_all():
