@@ -299,6 +299,7 @@ class Stack:
         self.directory = make_directory(self._directory_config)
         self.wire.apps[DIRECTORY] = self.directory.app
         self.directory.feed.start()
+        self.directory.feed._writer.submit(int).result()  # its thread is not to come later, in another's time
         self.wire.listens("directory", self.directory.feed.at().port)
 
     def start_lock(self) -> None:
