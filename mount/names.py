@@ -157,14 +157,7 @@ class Names:
 
     def believed_way(self, names: Sequence[bytes], start: int = ROOT_INO) -> list[Attr] | None:
         """The attributes of ``start`` and of each name from there, if all are believed."""
-        attr = self._cache.get_attr(start)
-        attrs = []
-        for name in names:
-            if attr is None:
-                return None
-            attrs.append(attr)
-            attr = self.believed_child(attr.ino, name)
-        return None if attr is None else [*attrs, attr]
+        return self._cache.get_way(start, names)
 
     # Changes
 

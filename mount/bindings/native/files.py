@@ -11,11 +11,14 @@ from contextlib import contextmanager
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
+from mount.bindings.native.passthrough import PASSTHROUGH
 from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.nodes import Handle
 from mount.tree import Changes
 from wire.errors import fail
+
+KEEP_CACHE, NOFLUSH = int(Fopen.KEEP_CACHE), int(Fopen.NOFLUSH)
 
 COPY_BYTES_MAX = 1 << 30
 """At a time: the older answer has 32 bits for it, and programs ask again for the rest."""
@@ -130,10 +133,10 @@ class Files:
             del self._open[handle.number]
             self._the.release(handle)
             raise
-        if keep and not flags & Fopen.PASSTHROUGH:  # the kernel takes these two for a mistake
-            flags |= Fopen.KEEP_CACHE
+        if keep and not flags & PASSTHROUGH:  # the kernel takes these two for a mistake
+            flags |= KEEP_CACHE
         if not handle.is_writer:
-            flags |= Fopen.NOFLUSH
+            flags |= NOFLUSH
         return protocol.OPEN_OUT.pack(handle.number, flags, backing)
 
     def read(self, request: Request) -> Answer:
