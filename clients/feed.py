@@ -22,9 +22,7 @@ class FeedClient:
 
     def find(self, deadline_seconds: float = 1.0) -> FeedAt:
         """Asks where the feed is; to be called first, and again when it does not answer there."""
-        found = self._directory.call(
-            "POST", "/v1/feeds", Empty(), FeedAt, deadline_seconds=deadline_seconds
-        )
+        found = self._directory.call("POST", "/v1/feeds", Empty(), FeedAt, deadline_seconds=deadline_seconds)
         host = urlsplit(self._directory.base_url).hostname or ""
         url = f"http://{f'[{host}]' if ':' in host else host}:{found.port}"
         if self._feed is None or self._feed.base_url != url:

@@ -19,6 +19,7 @@ from wire.messages.directory import Servers, ServerState
 
 if TYPE_CHECKING:
     from clients.session import Wire
+    from mount.control import Reply
     from servers.supervision_control import Told
 
 PROBE_SECONDS = 3.0
@@ -59,7 +60,8 @@ class Chunks(msgspec.Struct, frozen=True):
 
 class Mount(msgspec.Struct, frozen=True):
     """A mount of this machine; ``state`` is mounted or dead. ``unsaved`` is how many of its files have
-    content that is not committed, null if it does not say."""
+    content that is not committed, null if it does not say. ``leased``: the directory tells it what changes;
+    false while it does not, null if it does not say, or is not to be told (``--consistency open``)."""
 
     mountpoint: str
     binding: str
@@ -74,6 +76,7 @@ class Mount(msgspec.Struct, frozen=True):
     version: str
     state: str
     unsaved: int | None
+    leased: bool | None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -114,18 +117,20 @@ def status(root: Path, realm: str | None, as_json: bool) -> int:
 
 def _mount(record: MountRecord) -> Mount:
     alive = record.is_alive
+    told = _ask(record) if alive else None
     return Mount(
         **msgspec.structs.asdict(record),
         state="mounted" if alive else "dead",
-        unsaved=_unsaved(record) if alive else None,
+        unsaved=None if told is None else told.unsaved,
+        leased=None if told is None else told.leased,
     )
 
 
-def _unsaved(record: MountRecord) -> int | None:
+def _ask(record: MountRecord) -> "Reply | None":
     from mount.control import Request, ask
 
     try:
-        return ask(record.control, Request("status"), timeout_seconds=PROBE_SECONDS).unsaved
+        return ask(record.control, Request("status"), timeout_seconds=PROBE_SECONDS)
     except (OSError, msgspec.MsgspecError):
         return None
 

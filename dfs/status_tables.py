@@ -64,7 +64,7 @@ def _mounts(status: Status) -> Table:
     for mount in status.mounts:
         table.add_row(
             mount.mountpoint,
-            _coloured(mount.state),
+            _coloured(mount.state) + (",\nno lease" if mount.leased is False else ""),
             mount.user,
             mount.realm.partition("://")[2],
             f"{mount.binding},\npassthrough" if mount.passthrough else mount.binding,

@@ -67,10 +67,12 @@ class Where(msgspec.Struct, frozen=True):
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is answered, or the problem. ``unsaved`` is the number of files whose content no commit has
-    covered, what earlier mounts have left included."""
+    covered, what earlier mounts have left included; ``leased`` whether its lease runs, None if it wants
+    none."""
 
     problem: Problem | None = None
     unsaved: int = 0
+    leased: bool | None = None
     where: Where | None = None
 
 
@@ -136,7 +138,8 @@ class ControlServer:
                 self._worker.replace(request.program, request.environment)
             case other:
                 raise fail(errno.EINVAL, f"the mount knows no verb {other!r}")
-        return Reply(unsaved=len({*self._vfs.unsaved(), *self._recovery.left()}))
+        unsaved = len({*self._vfs.unsaved(), *self._recovery.left()})
+        return Reply(unsaved=unsaved, leased=self._vfs.is_leased)
 
     def _where(self, ino: int) -> Where:
         attr = self._proxy.directory.attrs([ino])[0]

@@ -72,6 +72,7 @@ class Feed:
         """``takes_over``: an earlier worker may have told ``believer`` what it believes until the lease that
         was then is over."""
         self._believer = believer
+        self._names.on_doubt = believer.revoke_all
         self._takes_over = takes_over
         self._thread.start()
 

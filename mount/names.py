@@ -6,7 +6,7 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
 from clients.directory import DirectoryClient
@@ -29,6 +29,9 @@ from wire.messages.directory import (
 
 BELIEF_SECONDS = 1.0
 
+UNCERTAIN = frozenset({errno.EIO, errno.ETIMEDOUT})
+"""What says nothing of whether a change was made: the directory's word was not heard, or it had none."""
+
 RENAME_EXCHANGE = 2
 """<linux/fs.h>"""
 
@@ -40,6 +43,9 @@ class Names:
         self._directory = directory
         self._lifetime = lifetime or ForSeconds(BELIEF_SECONDS)
         self._cache = MetadataCache(self._lifetime)
+        self._is_uncertain = False
+        self.on_doubt: Callable[[], object] = lambda: None
+        """Called when nothing that was told holds any more."""
 
     @property
     def is_exact(self) -> bool:
@@ -166,7 +172,17 @@ class Names:
     ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
         asked = self._cache.ask()
-        mutated = self._directory.apply(list(ops), caller, numbering)
+        try:
+            mutated = self._directory.apply(list(ops), caller, numbering)
+        except OSError as error:
+            if error.errno in UNCERTAIN:
+                self._is_uncertain = True
+                self._doubt_everything()
+            raise
+        # what was given up is not carried out any more: this one has told the directory
+        if self._is_uncertain:
+            self._is_uncertain = False
+            self._doubt_everything()
         for op, result in zip(ops, mutated.results, strict=True):
             attrs = [attr for attr in (result.attr, *result.touched) if attr is not None]
             for attr in attrs:
@@ -178,6 +194,12 @@ class Names:
         return mutated.results
 
     # Doubts
+
+    def _doubt_everything(self) -> None:
+        """The directory tells others of our changes, not us. So what became of one that was not answered
+        must be asked for, whatever it was about."""
+        self.drop_all()
+        self.on_doubt()
 
     def doubt(self, inos: Collection[int]) -> None:
         """Nothing that was told of these inodes holds any more, names in them included."""

@@ -82,6 +82,11 @@ class Vfs(Opening):
         """Whether what this mount believes is true, so that it may be told for as long."""
         return self._names.is_exact
 
+    @property
+    def is_leased(self) -> bool | None:
+        """Whether what is known may be believed now; None if this mount asks at every open instead."""
+        return self._names.mark() > 0 if self._names.is_exact else None
+
     def is_able(self) -> bool:
         """Whether it can work. Takes the locks that all share: does not return if one of them is stuck."""
         self._table.nodes()

@@ -52,6 +52,11 @@ class Settings(msgspec.Struct, frozen=True):
         """How many file servers the realm has on this machine."""
         return len(self.ports) - 3
 
+    @property
+    def feed_port(self) -> int:
+        """Where feeds are polled: behind the file servers' ports. 0: any free one, each time."""
+        return self.port + len(self.ports) if self.port else 0
+
     def url(self, name: str) -> str:
         """Where others reach the service ``name``."""
         return _url(self.advertise or self.host, self.ports[name])
@@ -154,7 +159,7 @@ class RealmRoot:
         if role == "auth":
             options["lock-url"] = settings.url("lock")
         if role == "directory":
-            options["replicas"] = str(settings.replicas)
+            options |= {"replicas": str(settings.replicas), "feed-port": str(settings.feed_port)}
         options |= settings.options.get(role, {})
         command = ["-m", "dfs", "serve", role]
         command += [word for key, value in options.items() for word in (f"--{key}", value)]

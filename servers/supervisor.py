@@ -170,8 +170,8 @@ def run(root: RealmRoot, changes: Changes, ready: Callable[[Told], None]) -> Non
     root.make_keys()
     claims = Claims()  # until this process ends
     settings = root.settings(changes, claims)
-    for name, port in settings.ports.items():
-        if not claims.take(settings.host, port):
+    for name, port in [*settings.ports.items(), ("the feed", settings.feed_port)]:
+        if port and not claims.take(settings.host, port):
             raise fail(errno.EADDRINUSE, f"port {port}, for {name}, is taken: choose others with --port")
     root.record(settings)
     Supervisor(root, settings, lock).run(ready)

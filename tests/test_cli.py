@@ -188,7 +188,14 @@ def test_the_status_shows_a_mount_whose_process_is_gone(shared_realm: RealRealm,
     (folder / "x.json").write_text(json.dumps(record))
     status = ("status", "--root", str(shared_realm.root))
     told = json.loads(shared_realm.run(*status, "--json", user="heidi").stdout)
-    told_besides = {"passthrough": False, "worker_pid": 0, "version": "", "state": "dead", "unsaved": None}
+    told_besides = {
+        "passthrough": False,
+        "worker_pid": 0,
+        "version": "",
+        "state": "dead",
+        "unsaved": None,
+        "leased": None,
+    }
     assert told["mounts"] == [record | told_besides]
     assert "heidi" in shared_realm.run(*status, user="heidi").stdout
 

@@ -1,6 +1,7 @@
 """The feed over HTTP: polls that are held back, and changes that wait for them."""
 
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -234,6 +235,10 @@ def test_a_held_poll_ends_with_the_server(realm: DirectoryRealm, pool: ThreadPoo
     wait_until(lambda: any(feed.wake for feed in realm.server._promises._feeds.values()))
     realm.server.feed.close()
     assert polling.result(5).inos == []
+
+
+def test_an_answer_does_not_wait_for_acknowledgements_of_the_network(realm: DirectoryRealm) -> None:
+    assert realm.server.feed._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_poll_that_has_seen_too_much_is_refused(realm: DirectoryRealm) -> None:

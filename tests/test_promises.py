@@ -314,3 +314,18 @@ def test_waiting_ends_by_time_without_anybody_polling() -> None:
     promises.wait(change.waiting)
     assert is_known(change)
     assert promises.is_gone(READER)
+
+
+def test_a_ghost_is_waited_for_until_its_lease_is_over() -> None:
+    desk = Desk(Bounds(messages_max=1))
+    desk.poll(READER)
+    desk.read(READER, 7, 8)
+    desk.clock.now += 4
+    desk.poll(READER)
+    change = desk.change(WRITER, 7, 8)
+    desk.clock.now += 9.9
+    desk.promises.expire()
+    assert not is_known(change)
+    desk.clock.now += 0.1
+    desk.promises.expire()
+    assert is_known(change)

@@ -246,6 +246,7 @@ def test_what_up_is_told_once_holds(root: RealmRoot) -> None:
     assert list(last.ports.values()) == [8000, 8001, 8002, 8003, 8004]
     assert last.options == {"lock": {"lease-seconds": "3", "threads": "70"}}
     assert settle(root, Changes()) == last == root.read_settings()
+    assert (first.feed_port, last.feed_port) == (7406, 8005)
 
 
 def test_free_ports_are_chosen_once(root: RealmRoot) -> None:

@@ -30,7 +30,7 @@ class DirectoryConfig:
     lease_seconds: float = LEASE_SECONDS
     """How long a promise holds after a session's last poll of its feed."""
     promises_max: int = 1_000_000
-    """Promises that are kept (about 80 bytes each); beyond, the oldest are broken."""
+    """Promises that are kept (70 to 80 bytes each); beyond, the oldest are broken."""
     feed_port: int = 0
     """Where feeds are polled; 0: any free port."""
     feed_host: str = "127.0.0.1"

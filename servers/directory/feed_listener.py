@@ -68,6 +68,7 @@ class FeedListener:
                 loop="asyncio",
                 lifespan="off",
                 log_config=None,
+                log_level=logging.WARNING,
                 access_log=False,
                 server_header=False,
                 date_header=False,
@@ -81,6 +82,9 @@ class FeedListener:
         """Raises OSError if the port is taken."""
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         self._socket = socket.create_server(self._address, family=family, backlog=BACKLOG)
+        # Connections inherit it. uvicorn writes an answer in two pieces, and the second would wait until the
+        # first is acknowledged: 40 ms, for every change that somebody must hear of (tcp(7)).
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = self._socket.getsockname()[1]
         self._thread.start()
 

@@ -36,7 +36,7 @@ class RealRealm:
         self.root = folder / "root"
         self.mark = new_mark()
         self._options = ["--file-servers", str(files), *CHEAP_PASSWORDS, *options]
-        self._first_port = own_ports(3 + files)
+        self._first_port = own_ports(4 + files)
         self._expected: list[re.Pattern[str]] = []
         self._killed = False
         folder.mkdir(parents=True, exist_ok=True)
