@@ -237,6 +237,11 @@ class MetadataCache:
 
     # What is believed
 
+    def state(self) -> tuple[int, float]:
+        """As long as this stays the same, and its mark is not 0, all that was believed when it was asked for
+        is true, whether it is still remembered or not: nothing has been heard since."""
+        return self._number, self._lifetime.mark()
+
     def get_attr(self, ino: int) -> Attr | None:
         """The attributes, if they are believed."""
         with self._lock:

@@ -116,6 +116,10 @@ class Names:
         """To be kept with what is asked now, for ``is_over``."""
         return self._lifetime.mark()
 
+    def state(self) -> tuple[int, float]:
+        """See MetadataCache."""
+        return self._cache.state()
+
     def is_over(self, mark: float) -> bool:
         """Whether what was asked then was believed for a while, and is no more."""
         return mark > 0 and not self._lifetime.seconds(mark)

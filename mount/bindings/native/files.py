@@ -74,6 +74,8 @@ class Files:
 
     def _open_inode(self, request: Request, flags: int) -> Handle:
         the, ino, who = self._the, request.nodeid, self._the.who(request)
+        if handle := the.vfs.open_again(ino, flags, who):
+            return handle
         try:
             # Under a lease the kernel knows no name that leads elsewhere, so any that leads there will do.
             known = the.inodes.path(ino) if the.vfs.is_exact else the.inodes.path_to_open(ino, request.pid)
