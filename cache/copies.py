@@ -2,7 +2,11 @@
 
 In the folder: ``lock`` (held while a mount uses it), ``index/`` (see cache.index) and
 ``copies/xx/<inode>``, one sparse file a copy. A file's modification time is when its copy was last
-closed, so that the order of eviction survives the process too.
+closed (to the minute, if this process is killed), so that the order of eviction survives the process too.
+
+To load a copy costs several times what it costs to open a file. So copies that nobody has open any more
+*rest* for a while: all that is known of them is stored, as if they were closed, but they stay as they are
+for who opens them next.
 
 Order of the locks: the store's own → a copy's → the index's; the counter's stands last. A copy
 calls back without its lock held.
@@ -13,8 +17,10 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +39,12 @@ EVICT_DOWN_TO = 0.9
 """The share of the limit to which eviction frees, so that it does not run at every fill."""
 
 _EVICTED_AT_ONCE = 64
+
+RESTING_MAX = 4096
+"""Copies that rest at the same time; each takes a descriptor, and some KB."""
+
+_DESCRIPTORS_SHARE = 4
+"""No more than this part of the descriptors that the process may have is for copies that rest."""
 
 
 class CopyStore:
@@ -59,6 +71,9 @@ class CopyStore:
         self._counter = threading.Lock()
         self._open: dict[int, LocalCopy] = {}
         self._doomed: dict[int, bool] = {}
+        self._resting: OrderedDict[int, LocalCopy] = OrderedDict()  # all of them are in ``_kept`` too
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._resting_max = min(RESTING_MAX, descriptors // _DESCRIPTORS_SHARE)
         self._closed = False
 
     def open(self, ino: int) -> LocalCopy:
@@ -66,7 +81,7 @@ class CopyStore:
         with self._lock:
             copy = self._open.get(ino)
             if copy is None:
-                copy = LocalCopy(
+                copy = self._wake(ino) or LocalCopy(
                     ino, self._path(ino), self._index, on_close=self._release, on_growth=self._account
                 )
                 self._open[ino] = copy
@@ -115,8 +130,9 @@ class CopyStore:
             if self._closed:
                 return
             self._closed = True
-            settled = [self._settle(copy) for copy in self._open.values()]
+            settled = [self._settle(copy) for copy in [*self._open.values(), *self._resting.values()]]
             self._open.clear()
+            self._resting.clear()
             # What the index says of the files is believed after a loss of power too.
             _sync(self._lock_fd)
             self._index.close(all_true=all(settled))
@@ -155,14 +171,36 @@ class CopyStore:
                 return
             del self._open[copy.ino]
             before = copy.allocated
-            self._settle(copy)
             is_dirty = copy.must_stay or copy.is_past_us
+            if is_dirty or not self._lay_to_rest(copy):
+                self._settle(copy)
+                is_dirty = copy.must_stay or copy.is_past_us
             self._add(copy.allocated - before)
             (self._dirty if is_dirty else self._kept)[copy.ino] = copy.allocated
             forced = self._doomed.pop(copy.ino, None)
             if forced or (not is_dirty and (forced is not None or copy.is_empty)):
                 self._forget([copy.ino])
         self.evict()
+
+    def _lay_to_rest(self, copy: LocalCopy) -> bool:
+        """Under the lock. False if all that is known of the copy could not be stored."""
+        try:
+            copy.rest(self._clock())
+        except OSError as error:
+            log.info("inode %d does not stay open: %s", copy.ino, error)
+            return False
+        self._resting[copy.ino] = copy
+        if len(self._resting) > self._resting_max:
+            _, oldest = self._resting.popitem(last=False)
+            self._settle(oldest)
+        return True
+
+    def _wake(self, ino: int) -> LocalCopy | None:
+        """Under the lock: the copy, if it rests."""
+        copy = self._resting.pop(ino, None)
+        if copy is not None:
+            copy.wake()
+        return copy
 
     def _settle(self, copy: LocalCopy) -> bool:
         """Whether all that is known of the copy could be stored."""
@@ -200,6 +238,8 @@ class CopyStore:
         """Records first: a file that no record names is an empty copy."""
         self._index.forget(inos)
         for ino in inos:
+            if (resting := self._resting.pop(ino, None)) is not None:
+                resting.give_up()
             with suppress(FileNotFoundError):
                 os.unlink(self._path(ino))
             self._add(-self._kept.pop(ino, 0) - self._dirty.pop(ino, 0))

@@ -26,6 +26,9 @@ from wire.chunking import chunk_count, pieces
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.directory import ChunkAt
 
+STAMP_SECONDS = 60.0
+"""How exactly the file of a copy that rests says when it was last closed."""
+
 
 class LocalCopy(Following):
     """One inode's copy; made by ``CopyStore.open``. Thread-safe.
@@ -47,6 +50,8 @@ class LocalCopy(Following):
     ) -> None:
         super().__init__(ino, path, index, on_growth)
         self.openers = 0  # the store's
+        self._rests_since: float | None = None
+        self._stamped_at = 0.0
         self._on_close = on_close
         try:
             self._load(*self._records.load())
@@ -133,7 +138,9 @@ class LocalCopy(Following):
         """Puts a fetched chunk in place. False if it is not wanted (any more)."""
         with self._lock:
             wanted = self._chunks.wanted.get(index)
-            if wanted is None or wanted.id != chunk_id or self._file.is_closed:
+            if wanted is None or wanted.id != chunk_id:
+                return False
+            if self._rests_since is not None or self._file.is_closed:
                 return False  # fetching ahead may outlast the last close
             start = index * CHUNK_BYTES
             try:
@@ -327,15 +334,41 @@ class LocalCopy(Following):
         OSError if the index fails: what was not stored is fetched again."""
         with self._lock:
             try:
-                self._rescan()
-                self._measure()
-                self._file.stamp(seconds)
-                if not self.must_stay and not self._past_us:
-                    self._records.drop_idle()
-                if self._records.is_old and not self.is_empty:
-                    self._records.save_clean(self._clean_record())
+                if self._rests_since is None:
+                    self._store(seconds)
+                else:
+                    self._file.stamp(self._rests_since)
             finally:
                 self._file.close()
+
+    def rest(self, seconds: float) -> None:
+        """Nobody has the copy, which is clean, until ``wake``: stores what is known, so that a kill loses no
+        more than after ``settle``. Raises as that does."""
+        with self._lock:
+            if self._records.is_old or self._records.has_dirty or seconds > self._stamped_at + STAMP_SECONDS:
+                self._store(seconds)
+            self._rests_since = seconds
+
+    def wake(self) -> None:
+        """Somebody opens the copy again."""
+        with self._lock:
+            self._rests_since = None
+
+    def give_up(self) -> None:
+        """Closes the file of a copy that rests, and is to be forgotten."""
+        with self._lock:
+            self._file.close()
+
+    def _store(self, seconds: float) -> None:
+        """With the lock held."""
+        self._rescan()
+        self._measure()
+        self._file.stamp(seconds)
+        self._stamped_at = seconds
+        if not self.must_stay and not self._past_us:
+            self._records.drop_idle()
+        if self._records.is_old and not self.is_empty:
+            self._records.save_clean(self._clean_record())
 
     @property
     def must_stay(self) -> bool:

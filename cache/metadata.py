@@ -237,6 +237,11 @@ class MetadataCache:
 
     # What is believed
 
+    def state(self) -> tuple[int, float]:
+        """As long as this stays the same, and its mark is not 0, all that was believed when it was asked for
+        is true, whether it is still remembered or not: nothing has been heard since."""
+        return self._number, self._lifetime.mark()
+
     def get_attr(self, ino: int) -> Attr | None:
         """The attributes, if they are believed."""
         with self._lock:
@@ -260,6 +265,22 @@ class MetadataCache:
         """For how much longer the name is believed to stand for ``ino``, 0 if it is not."""
         found = self._find_name(parent, name)
         return self._lifetime.seconds(found.mark) if found is not None and found.ino == ino else 0.0
+
+    def get_way(self, start: int, names: Iterable[bytes]) -> list[Attr] | None:
+        """The attributes of ``start`` and of each name from there, if all that is believed."""
+        with self._lock:
+            known = self._attrs.get(start)
+            found = [] if known is None else [known]
+            marks = set() if known is None else {known.mark}
+            for name in names:
+                entry = None if known is None else self._name_in(known.attr.ino, name)
+                known = None if entry is None else self._attrs.get(entry.ino)
+                if entry is None or known is None:
+                    return None
+                found.append(known)
+                marks |= {entry.mark, known.mark}
+        is_believed = bool(found) and all(self._lifetime.seconds(mark) > 0.0 for mark in marks)
+        return [known.attr for known in found] if is_believed else None
 
     def get_target(self, ino: int) -> bytes | None:
         """Where a symlink points, if it was heard of."""
@@ -294,11 +315,14 @@ class MetadataCache:
 
     def _find_name(self, parent: int, name: bytes) -> _Name | None:
         with self._lock:
-            folder = self._names.get(parent)
-            if folder is None:
-                return None
-            self._names.move_to_end(parent)
-            return folder.get(name)
+            return self._name_in(parent, name)
+
+    def _name_in(self, parent: int, name: bytes) -> _Name | None:
+        folder = self._names.get(parent)
+        if folder is None:
+            return None
+        self._names.move_to_end(parent)
+        return folder.get(name)
 
     def _put_name(self, parent: int, name: bytes, value: _Name) -> None:
         while self._names_count >= self._items_max:

@@ -115,8 +115,8 @@ class Calls:
             self._note(ino=0)
 
     def closing(self, number: int) -> None:
-        """This call closes a handle."""
-        if self._current.unique:
+        """This call closes a handle. A call that comes once more closes it then, or finds it closed."""
+        if self.note_all and self._current.unique:
             self._note(closes=number)
 
     def numbering(self, op: Op) -> Numbering | None:

@@ -120,6 +120,10 @@ class Names:
         """To be kept with what is asked now, for ``is_over``."""
         return self._lifetime.mark()
 
+    def state(self) -> tuple[int, float]:
+        """See MetadataCache."""
+        return self._cache.state()
+
     def is_over(self, mark: float) -> bool:
         """Whether what was asked then was believed for a while, and is no more."""
         return mark > 0 and not self._lifetime.seconds(mark)
@@ -167,14 +171,7 @@ class Names:
 
     def believed_way(self, names: Sequence[bytes], start: int = ROOT_INO) -> list[Attr] | None:
         """The attributes of ``start`` and of each name from there, if all are believed."""
-        attr = self._cache.get_attr(start)
-        attrs = []
-        for name in names:
-            if attr is None:
-                return None
-            attrs.append(attr)
-            attr = self.believed_child(attr.ino, name)
-        return None if attr is None else [*attrs, attr]
+        return self._cache.get_way(start, names)
 
     # Changes
 

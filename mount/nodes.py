@@ -60,6 +60,10 @@ class PendingAttrs:
         )
 
 
+NOTHING_PENDING = PendingAttrs()
+"""One for all: to make it costs more than to look at it."""
+
+
 class Node:
     """See the module. ``pins`` is the table's; everything else is under ``guard`` unless said. For
     the next worker ``keep`` writes down what was set explicitly and is not committed, ``on_outrun`` that the
@@ -89,8 +93,8 @@ class Node:
         self.failure: OSError | None = None  # the first failed write-back
         self._keep = keep
         self.on_outrun = on_outrun
-        self._pending = PendingAttrs()
-        self.sent = PendingAttrs()  # under committing; what was pending and goes with the commit under way
+        self._pending = NOTHING_PENDING
+        self.sent = NOTHING_PENDING  # under committing; what was pending and goes with the commit under way
         self.written_at = 0  # ns; the last write that no commit has covered
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
@@ -338,7 +342,8 @@ class NodeTable:
             if node.pins:
                 return False
             del self._nodes[node.ino]
-            self._keep(node.ino, PendingAttrs())
+            if node.ino in self._attributes:
+                self._keep(node.ino, NOTHING_PENDING)
             node.copy.close()
             return True
 

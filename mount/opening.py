@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from cache.copies import CopyStore
 from mount.completing import Completer
@@ -33,6 +34,20 @@ NOT_CREATED = frozenset(
 """What says for sure that a creation has not taken place, and its inode number is free."""
 
 
+WAYS_MAX = 10_000
+"""Files of which it is remembered that they were opened for reading, and by whom."""
+
+_MORE_THAN_READING = os.O_ACCMODE | os.O_TRUNC
+
+
+class _Way(NamedTuple):
+    """``state`` of what was believed before ``who`` was found to have a way to the file."""
+
+    state: tuple[int, float]
+    who: Caller | None
+    attr: Attr
+
+
 class Opening(Writing):
     """Files that can be opened and closed. ``settle`` is called before an inode is opened: it sees to what an
     earlier mount has left dirty of it, says whether there was anything, and raises what stands in the way."""
@@ -42,6 +57,7 @@ class Opening(Writing):
     ) -> None:
         super().__init__(proxy, copies, lock_wait_seconds)
         self._settle = settle
+        self._ways: dict[int, _Way] = {}
         self._completer = Completer(self._table, self._reader, self._unpin, copies.limit_bytes)
 
     def open(
@@ -123,6 +139,22 @@ class Opening(Writing):
                 raise fail(errno.ESTALE, "the path leads elsewhere now") from error
             raise
 
+    def _remember(self, way: _Way) -> None:
+        """Only what is believed: of an answer that came just now it may not be promised that we are told."""
+        if not way.state[1]:
+            return  # there was no lease a moment ago
+        if len(self._ways) >= WAYS_MAX:
+            self._ways.clear()
+        self._ways[way.attr.ino] = way
+
+    def open_again(self, ino: int, flags: int, who: Caller | None) -> Handle | None:
+        """Opens for reading what ``who`` has opened before, if nothing has been heard of anything since: then
+        he finds his way there now too. None if that is not known."""
+        way = self._ways.get(ino)
+        if way is None or flags & _MORE_THAN_READING or way.who != who or way.state != self._names.state():
+            return None
+        return self.open(ino, flags, who, attr=way.attr)
+
     def _open_from(
         self,
         start: int,
@@ -134,8 +166,11 @@ class Opening(Writing):
     ) -> Handle:
         if handle := self._table.opened_before():
             return self._opened_again(handle, flags)
+        state = self._names.state()
         attrs, manifest = self.known_way(names, who, start), None
-        if attrs is None or must_be not in (0, attrs[-1].ino):
+        if attrs is not None and must_be in (0, attrs[-1].ino):
+            self._remember(_Way(state, who, attrs[-1]))
+        else:
             content = not flags & os.O_TRUNC and not self._copies.has(believed)
             resolved = self._names.walk_now(names, who, content=content, start=start)
             attrs, manifest = resolved.attrs, resolved.manifest

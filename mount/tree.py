@@ -76,9 +76,10 @@ class Tree:
         """The attributes of ``start`` and of each name from there, if all are known without asking, and
         ``who`` may take that way."""
         attrs = self._names.believed_way(names, start) if self._names.is_exact else None
-        if attrs is None or not all(may(self._who(who), folder, SEARCH) for folder in attrs[:-1]):
+        if attrs is None:
             return None
-        return attrs
+        identity = self._who(who)
+        return attrs if all(may(identity, folder, SEARCH) for folder in attrs[:-1]) else None
 
     def lookup(self, parent: int, name: bytes, who: Caller | None) -> Attr:
         """The attributes of a name in a directory, now: who asks believes the answer for a while."""

@@ -177,10 +177,16 @@ class Vfs(Opening):
         self, handle: Handle, served: int, backing: int, file_number: int, *, is_aside: bool
     ) -> None:
         """Writes down, for the next worker, how the kernel serves a handle."""
-        record = msgspec.structs.replace(
-            handle.record, served=served, backing=backing, file_number=file_number, is_aside=is_aside
-        )
-        if record != handle.record:
+        was = handle.record
+        if (was.served, was.backing, was.file_number, was.is_aside) != (
+            served,
+            backing,
+            file_number,
+            is_aside,
+        ):
+            record = msgspec.structs.replace(
+                was, served=served, backing=backing, file_number=file_number, is_aside=is_aside
+            )
             self._table.note(handle, record)
 
     def unsaved(self) -> list[int]:

@@ -9,11 +9,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from cache import copies
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.index import DirtyRecord, Index, Mark
 from cache.indices import IndexSet
@@ -492,6 +493,64 @@ def test_a_chunk_that_was_cut_in_two_is_not_believed(store: CopyStore) -> None:
     copy.close()
 
 
+# At rest
+
+
+def test_a_copy_that_was_closed_is_not_loaded_again(store: CopyStore, tmp_path: Path) -> None:
+    first = store.open(7)
+    fetched(first, 1, {0: b"content"}, 7)
+    first.close()
+    index = tmp_path / "cache" / "index" / "cache.db"
+    with sqlite3.connect(index) as rows:  # what it was closed with is in the index all the same
+        assert rows.execute("SELECT count(*) FROM Cache WHERE key = 7").fetchone() == (1,)
+        rows.execute("DELETE FROM Cache WHERE key = 7")
+    again = store.open(7)
+    assert (again.version, again.read(0, 7)) == (1, b"content")
+    again.close()
+
+
+def test_what_comes_late_for_a_copy_at_rest_is_not_taken(store: CopyStore) -> None:
+    copy = store.open(7)
+    copy.adopt(1, CHUNK_BYTES + 7)
+    places = {i: ChunkAt(i, new_chunk_id(b"content"), 7, [1]) for i in range(2)}
+    copy.learn(0, 2, places)
+    assert copy.fill(1, places[1].id, b"content")
+    copy.close()
+    used = store.used_bytes()
+    assert not copy.fill(0, places[0].id, b"content")
+    assert store.used_bytes() == used
+    assert store.open(7).missing(0, 7) == [0]
+
+
+@pytest.mark.parametrize("goes", [CopyStore.evict_all, lambda store: store.drop(7)])
+def test_a_copy_at_rest_is_forgotten_like_any_other(
+    store: CopyStore, goes: Callable[[CopyStore], None]
+) -> None:
+    copy = store.open(7)
+    fetched(copy, 1, {0: b"content"}, 7)
+    copy.close()
+    before = len(os.listdir("/proc/self/fd"))
+    goes(store)
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert store.used_bytes() == 0
+    copy = store.open(7)
+    assert (copy.version, copy.size) == (0, 0)
+    copy.close()
+
+
+def test_few_copies_rest_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "RESTING_MAX", 2)
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    before = len(os.listdir("/proc/self/fd"))
+    for ino in range(1, 10):
+        copy = store.open(ino)
+        fetched(copy, 1, {0: b"content"}, 7)
+        copy.close()
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert kept(store, 1) and kept(store, 9)
+    store.close()
+
+
 # The limit
 
 
@@ -563,6 +622,7 @@ def test_a_dirty_copy_is_dropped_by_force_only(store: CopyStore) -> None:
 CHILD = """
 import sys
 from pathlib import Path
+from cache import copies
 from cache.copies import CopyStore
 store = CopyStore(Path(sys.argv[1]), 10**9)
 copy = store.open(9)

@@ -197,6 +197,51 @@ def test_who_may_not_walk_there_any_more_does_not(stack: Stack) -> None:
         one.vfs.lookup(parent, b"file", None)
 
 
+def opens_again(client: Client, ino: int, flags: int = os.O_RDONLY) -> bool:
+    handle = client.vfs.open_again(ino, flags, None)
+    if handle is not None:
+        client.vfs.release(handle.number)
+    return handle is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda other: other.write("/folder/file", b"new content"),
+        lambda other: other.rename("/folder", "/elsewhere"),
+        lambda other: other.unlink("/folder/file"),
+        lambda other: other.set("/folder", Changes(mode=0o600)),
+    ],
+)
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_a_file_is_opened_by_its_number_until_something_changes(
+    pair: tuple[Client, Client], change: Callable[[Client], object], is_elsewhere: bool
+) -> None:
+    one, two = pair
+    one.mkdir("/folder")
+    one.write("/folder/file", b"content")
+    ino = two.walk("/folder/file").ino
+    assert not opens_again(two, ino)
+    for _ in range(2):  # the first one may have to ask
+        assert two.read("/folder/file") == b"content"
+    assert opens_again(two, ino) and opens_again(two, ino)
+    assert not opens_again(two, ino, os.O_RDWR)
+    assert not opens_again(two, ino, os.O_TRUNC)
+    change(one if is_elsewhere else two)
+    assert not opens_again(two, ino)
+
+
+def test_a_file_is_not_opened_by_its_number_without_a_lease(impatient: Stack) -> None:
+    one = impatient.client(promised=True)
+    one.write("/file", b"content")
+    assert one.read("/file") == b"content"
+    ino = one.walk("/file").ino
+    assert opens_again(one, ino)
+    one.cut()
+    wait_until(lambda: not one.vfs._names.mark())
+    assert not opens_again(one, ino)
+
+
 def test_a_writer_sees_what_others_do_to_his_file(pair: tuple[Client, Client]) -> None:
     one, two = pair
     one.write("/file", b"content")

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
+from mount.bindings.native.passthrough import PASSTHROUGH
 from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.nodes import Handle
 from mount.tree import Changes
 from wire.errors import fail
+
+KEEP_CACHE, NOFLUSH = int(Fopen.KEEP_CACHE), int(Fopen.NOFLUSH)
 
 COPY_BYTES_MAX = 1 << 30
 """At a time: the older answer has 32 bits for it, and programs ask again for the rest."""
@@ -71,6 +74,8 @@ class Files:
 
     def _open_inode(self, request: Request, flags: int) -> Handle:
         the, ino, who = self._the, request.nodeid, self._the.who(request)
+        if handle := the.vfs.open_again(ino, flags, who):
+            return handle
         try:
             # Under a lease the kernel knows no name that leads elsewhere, so any that leads there will do.
             known = the.inodes.path(ino) if the.vfs.is_exact else the.inodes.path_to_open(ino, request.pid)
@@ -130,10 +135,10 @@ class Files:
             del self._open[handle.number]
             self._the.release(handle)
             raise
-        if keep and not flags & Fopen.PASSTHROUGH:  # the kernel takes these two for a mistake
-            flags |= Fopen.KEEP_CACHE
+        if keep and not flags & PASSTHROUGH:  # the kernel takes these two for a mistake
+            flags |= KEEP_CACHE
         if not handle.is_writer:
-            flags |= Fopen.NOFLUSH
+            flags |= NOFLUSH
         return protocol.OPEN_OUT.pack(handle.number, flags, backing)
 
     def read(self, request: Request) -> Answer:

@@ -42,7 +42,7 @@ _UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPE
 """From write(2): nobody waits for the answer."""
 
 
-_NEVER_WAIT = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET})
+_NEVER_WAIT = frozenset({int(Opcode.FORGET), int(Opcode.BATCH_FORGET)})
 """What comes after these can come later: when the kernel forgets a million inodes, there would soon be as
 many threads as there may be, each with its buffers."""
 
@@ -54,7 +54,8 @@ class Loop:
         self._descriptor = descriptor
         self._operations = operations
         self._calls = calls
-        self._guard = threading.Condition()
+        self._lock = threading.Lock()
+        self._guard = threading.Condition(self._lock)  # the same: to enter it costs more
         self._threads = 0
         self._idle = 0
         self._answered_at = time.monotonic()
@@ -92,7 +93,7 @@ class Loop:
 
     def _see_to_readers(self) -> None:
         """Under guard: somebody shall read the next request, while this thread carries out its own."""
-        if self._idle or self._threads >= THREADS_MAX:
+        if self._threads >= THREADS_MAX:
             return
         try:
             self._start_another()
@@ -123,12 +124,12 @@ class Loop:
                 self.is_gone = True
                 self.ended.put(None)
                 return
-            with self._guard:
+            with self._lock:
                 self._idle -= 1
-                if protocol.opcode(buffer) not in _NEVER_WAIT:
+                if not self._idle and protocol.opcode(buffer) not in _NEVER_WAIT:
                     self._see_to_readers()
             self._answer(buffer[:count], room)
-            with self._guard:
+            with self._lock:
                 self._idle += 1
                 self._answered_at = time.monotonic()
                 if self._stopping:

@@ -19,7 +19,7 @@ class Operations:
 
     def __init__(self, the: Context) -> None:
         self._vfs = the.vfs
-        self._methods: Methods = {
+        methods: Methods = {
             **Names(the).methods,
             **Attributes(the).methods,
             **Files(the).methods,
@@ -30,6 +30,7 @@ class Operations:
             Opcode.IOCTL: self.ioctl,
             Opcode.TMPFILE: self.tmpfile,
         }
+        self._methods = {int(opcode): method for opcode, method in methods.items()}
 
     def answer(self, request: Request) -> Answer:
         """Carries a request out. Raises ENOSYS for what is not known: the kernel does without, then."""

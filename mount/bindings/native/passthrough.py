@@ -48,7 +48,10 @@ SHORT_WAITS_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 MAP_SECONDS = 1.0
 """How often it is looked whether a map is gone: nothing tells."""
 
-PAGED = Fopen(0)
+PAGED = 0
+
+PASSTHROUGH, DIRECT_IO = int(Fopen.PASSTHROUGH), int(Fopen.DIRECT_IO)
+"""As numbers: each open asks for these bits many times, and of an IntFlag that takes a microsecond."""
 
 
 @dataclass(slots=True)
@@ -81,9 +84,10 @@ class Passthrough:
         self._descriptor = descriptor
         self._release = release
         self._is_possible = is_possible
-        self._guard = threading.Condition()
+        self._lock = threading.Lock()
+        self._guard = threading.Condition(self._lock)  # the same: to enter it costs more
         self._inodes: dict[int, _Inode] = {}
-        self._how: dict[int, Fopen] = {}
+        self._how: dict[int, int] = {}
         self._mapped: set[int] = set()
         self._restore(vfs.handles())
         self._stopping = False
@@ -103,7 +107,7 @@ class Passthrough:
     def _restore(self, handles: Sequence[Handle]) -> None:
         """What an earlier worker has written down."""
         for handle in handles:
-            record, how = handle.record, Fopen(handle.record.served)
+            record, how = handle.record, handle.record.served
             inode = self._inodes.setdefault(handle.node.ino, _Inode())
             if record.backing:  # the inode's, though some of its handles may have none
                 inode.backing, inode.file_number = record.backing, record.file_number
@@ -113,20 +117,23 @@ class Passthrough:
             else:
                 self._count(inode, handle, how, 1)
                 self._how[handle.number] = how
-            if how == Fopen.PASSTHROUGH or _writes_past_us(how, handle):
+            if how == PASSTHROUGH or _writes_past_us(how, handle):
                 maps = any(one.may_map_for_writing for one in handles if one.node is handle.node)
                 handle.node.copy.lent_before(writes=bool(inode.writers), maps=maps)
 
     @staticmethod
-    def _count(inode: _Inode, handle: Handle, how: Fopen, step: int) -> None:
+    def _count(inode: _Inode, handle: Handle, how: int, step: int) -> None:
         """Under the inode's guard."""
+        if how == PAGED:
+            inode.paged += step
+            return
         inode.paged += step * _may_have_pages(how, handle)
-        inode.borrowers += step * bool(how & Fopen.PASSTHROUGH)
+        inode.borrowers += step * bool(how & PASSTHROUGH)
         inode.writers += step * _writes_past_us(how, handle)
 
     # Opening
 
-    def opened(self, handle: Handle) -> tuple[Fopen, int]:
+    def opened(self, handle: Handle) -> tuple[int, int]:
         """How the kernel shall serve a handle: PASSTHROUGH (and DIRECT_IO) with the id of the backing file,
         DIRECT_IO alone, or (0) with pages. Raises OSError if it cannot be served at all."""
         ino = handle.node.ino
@@ -136,7 +143,7 @@ class Passthrough:
                 if handle.number in self._how:  # its open was answered by an earlier worker, who then died
                     self._count(inode, handle, self._how.pop(handle.number), -1)
                 how = self._choose(inode, handle)
-                backing = inode.backing if how & Fopen.PASSTHROUGH else 0
+                backing = inode.backing if how & PASSTHROUGH else 0
                 try:
                     number = inode.file_number if backing else 0
                     self._vfs.note_served(handle, how, backing, number, is_aside=False)
@@ -162,14 +169,14 @@ class Passthrough:
         inode = self._inodes.get(ino)
         return flags & os.O_ACCMODE == os.O_RDWR and inode is not None and inode.borrowers > 0
 
-    def _choose(self, inode: _Inode, handle: Handle) -> Fopen:
+    def _choose(self, inode: _Inode, handle: Handle) -> int:
         """Under the inode's guard."""
         if inode.borrowers:
             return self._join(inode, handle)
         if self._is_possible and not inode.paged and _is_worth_it(handle) and self._back(inode, handle):
-            return Fopen.PASSTHROUGH
+            return PASSTHROUGH
         if handle.appends or handle.node.copy.is_past_us:
-            return Fopen.DIRECT_IO
+            return DIRECT_IO
         return PAGED
 
     def _back(self, inode: _Inode, handle: Handle) -> bool:
@@ -187,16 +194,16 @@ class Passthrough:
             log.info("inode %d is not lent to the kernel: %s", handle.node.ino, error)
             return False
 
-    def _join(self, inode: _Inode, handle: Handle) -> Fopen:
+    def _join(self, inode: _Inode, handle: Handle) -> int:
         """For one more handle of a file that has a backing file."""
-        around = Fopen.PASSTHROUGH | Fopen.DIRECT_IO
+        around = PASSTHROUGH | DIRECT_IO
         if _is_direct(handle) and not handle.may_map_for_writing:
             return around
         lent = self._vfs.lend(handle.number, at_any_size=True)
         if lent is not None:
             with open(lent, "rb", buffering=0):
                 if os.fstat(lent).st_ino == inode.file_number:
-                    return around if _is_direct(handle) else Fopen.PASSTHROUGH
+                    return around if _is_direct(handle) else PASSTHROUGH
         if handle.may_map_for_writing:  # into the backing file, where nobody would look for it
             raise fail(errno.EBUSY, "a program here has content of this file open that was replaced")
         return around
@@ -283,13 +290,15 @@ class Passthrough:
                 self._mapped.add(ino)
 
     def _enter(self, ino: int) -> _Inode:
-        with self._guard:
-            inode = self._inodes.setdefault(ino, _Inode())
+        with self._lock:
+            inode = self._inodes.get(ino)
+            if inode is None:
+                inode = self._inodes[ino] = _Inode()
             inode.visitors += 1
             return inode
 
     def _leave(self, ino: int, inode: _Inode) -> None:
-        with self._guard:
+        with self._lock:
             inode.visitors -= 1
             if not inode.is_in_use:
                 del self._inodes[ino]
@@ -325,15 +334,17 @@ def is_possible(descriptor: int, folder: Path) -> bool:
         return True
 
 
-def _may_have_pages(how: Fopen, handle: Handle) -> bool:
+def _may_have_pages(how: int, handle: Handle) -> bool:
     """A shared map of a file that goes around the pages has pages, and from then on, until its RELEASE, the
     kernel counts that file among those with pages."""
-    return how == PAGED or (how == Fopen.DIRECT_IO and handle.readable)
+    return how == PAGED or (how == DIRECT_IO and handle.readable)
 
 
-def _writes_past_us(how: Fopen, handle: Handle) -> bool:
+def _writes_past_us(how: int, handle: Handle) -> bool:
     """Either itself, or through a map."""
-    past_us = how == Fopen.PASSTHROUGH or (bool(how & Fopen.PASSTHROUGH) and handle.may_map_for_writing)
+    if how == PAGED:
+        return False
+    past_us = how == PASSTHROUGH or (bool(how & PASSTHROUGH) and handle.may_map_for_writing)
     return past_us and handle.writable
 
 

@@ -6,7 +6,6 @@ header gives them too, so that a test can compare both. Everything is in the mac
 
 import enum
 import struct
-from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=tuple[Any, ...])
@@ -137,7 +136,7 @@ class Notify(enum.IntEnum):
 class Structure(Generic[T]):
     """A structure of the header: its name there, how it is packed, and the tuple that it becomes."""
 
-    def __init__(self, name: str, layout: str, kind: Callable[..., T]) -> None:
+    def __init__(self, name: str, layout: str, kind: type[T]) -> None:
         self.name = name
         self.kind = kind
         self._packed = struct.Struct("=" + layout)
@@ -147,7 +146,8 @@ class Structure(Generic[T]):
     def read(self, data: memoryview | bytes, offset: int = 0) -> T:
         """Unpacks it at ``offset``. Raises Malformed if the data ends before it does."""
         try:
-            return self.kind(*self._packed.unpack_from(data, offset))
+            # As the kind itself does, without a call of Python.
+            return tuple.__new__(self.kind, self._packed.unpack_from(data, offset))
         except struct.error as error:
             raise Malformed(f"{self.name}: {error}") from error
 
