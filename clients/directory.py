@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from clients.session import Channel, Numbering
-from wire.limits import LIST_ENTRIES_MAX, MANIFEST_CHUNKS_MAX
+from wire.limits import LEASE_SECONDS, LIST_ENTRIES_MAX, MANIFEST_CHUNKS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import (
     Attr,
@@ -34,6 +34,10 @@ from wire.messages.directory import (
     Xattrs,
 )
 
+CHANGE_WAIT_SECONDS = 2 * LEASE_SECONDS
+"""How long a change may wait until all who must know of it do: for a mount that has died, a lease; a second
+one if there is more than one reason."""
+
 
 class DirectoryClient:
     """Thread-safe. Every method raises what the server raises, and Unavailable when it does not answer.
@@ -58,6 +62,7 @@ class DirectoryClient:
             "/v1/mutations",
             lambda acked: Mutations(acked, list(ops), caller),
             Mutated,
+            wait_seconds=CHANGE_WAIT_SECONDS,
             numbering=numbering,
         )
 

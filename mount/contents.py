@@ -52,11 +52,17 @@ class Contents(Tree):
         return self._handle(number).node.ino
 
     def handle_attr(self, number: int) -> Attr:
-        """The attributes of an open file, also when it has no name any more."""
+        """The attributes of an open file, also when no way leads to it any more: then the last ones that were
+        known."""
         node = self._handle(number).node
         if node.is_ours:
             return self._our_attr(node, node.caller)
-        return self._shown(self._names.attr(node.ino, node.caller))
+        try:
+            return self._shown(self._names.attr(node.ino, node.caller))
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return node.shown_attr()
 
     def _handle(self, number: int) -> Handle:
         try:

@@ -6,6 +6,7 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
@@ -43,7 +44,10 @@ class Names:
         self._directory = directory
         self._lifetime = lifetime or ForSeconds(BELIEF_SECONDS)
         self._cache = MetadataCache(self._lifetime)
-        self._is_uncertain = False
+        self._guard = threading.Lock()
+        self._given_up = self._settled = (
+            0  # how many changes were; of how many it is known that they are over
+        )
         self.on_doubt: Callable[[], object] = lambda: None
         """Called when nothing that was told holds any more."""
 
@@ -178,26 +182,28 @@ class Names:
         self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
     ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
-        asked = self._cache.ask()
+        asked, given_up = self._cache.ask(), self._given_up
         try:
             mutated = self._directory.apply(list(ops), caller, numbering)
         except OSError as error:
             if error.errno in UNCERTAIN:
-                self._is_uncertain = True
+                with self._guard:
+                    self._given_up += 1
                 self._doubt_everything()
             raise
-        # what was given up is not carried out any more: this one has told the directory
-        if self._is_uncertain:
-            self._is_uncertain = False
+        # What was given up before is not carried out any more: this one has told the directory.
+        if given_up > self._settled:
+            self._settled = given_up
             self._doubt_everything()
+        self._cache.doubt(mutated.unpromised)
         for op, result in zip(ops, mutated.results, strict=True):
             attrs = [attr for attr in (result.attr, *result.touched) if attr is not None]
             for attr in attrs:
-                self._cache.changed(attr, asked)
+                if attr.ino not in mutated.unpromised:  # not for a moment: others would tell the kernel
+                    self._cache.changed(attr, asked)
             changes = {attr.ino: attr.change for attr in attrs}
             for parent, name, ino in _names_after(op, result):
                 self._cache.entry_changed(parent, name, ino, changes.get(parent, 0))
-        self._cache.doubt(mutated.unpromised)
         return mutated.results
 
     # Doubts

@@ -205,12 +205,15 @@ class Tree:
 
     def _our_attr(self, node: Node, who: Caller | None) -> Attr:
         """Of an inode whose content is this mount's own now. Others may still have changed its mode, names or
-        times; but what a program has written it shall see also while the directory is away."""
+        times; but what a program has written it shall see also while the directory is away, and when no way
+        leads there any more."""
         if not self._names.is_exact:
             return node.shown_attr()
         try:
             return self._shown(self._names.attr(node.ino, who))
-        except Unavailable:
+        except OSError as error:
+            if not isinstance(error, Unavailable) and error.errno != errno.ESTALE:
+                raise
             return node.shown_attr()
 
     def attr_seconds(self, attr: Attr) -> float:

@@ -7,16 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from cache.metadata import Asked
 from clients.session import Answer, Wire
 from mount.tree import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import raises
-from wire.errors import Unavailable
+from wire.errors import ReplyLost, Unavailable
 from wire.limits import LEASE_SECONDS
+from wire.messages.directory import ROOT_INO, Attr, Mutated
 
 
 @pytest.fixture
@@ -260,3 +264,104 @@ def test_without_its_feed_a_client_asks_each_time(stack: Stack) -> None:
     one.write("/file", b"new content")
     assert two.read("/file") == b"new content"
     assert not two.vfs._names.mark()
+
+
+class Deaf:
+    """A way to the realm on which answers to changes are lost while ``is_deaf``."""
+
+    def __init__(self, inner: Wire) -> None:
+        self._inner = inner
+        self.is_deaf = False
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        answer = self._inner.send(method, url, headers, body, silence_seconds)
+        if self.is_deaf and url.endswith("/v1/mutations"):
+            raise ReplyLost("the answer was lost")
+        return answer
+
+
+def test_who_does_not_hear_of_his_own_change_believes_nothing_of_before(stack: Stack) -> None:
+    """Others are told of a change by their feeds, who has made it by the answer."""
+    ways: list[Deaf] = []
+
+    def wrap(inner: Wire) -> Wire:
+        ways.append(Deaf(inner))
+        return ways[0]
+
+    one = stack.client(promised=True, deadline_seconds=0.2, wrap=wrap)
+    with raises(errno.ENOENT):
+        one.walk("/new")
+    ways[0].is_deaf = True
+    with raises(errno.ETIMEDOUT):
+        one.mkdir("/new")
+    ways[0].is_deaf = False
+    assert one.walk("/new").nlink == 2
+
+
+def test_what_a_change_is_not_promised_is_not_believed_for_a_moment(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    directory, cache = one.proxy.directory, one.vfs._names._cache
+    apply, changed = directory.apply, cache.changed
+    believed: list[int] = []
+
+    def unpromised(*words: Any) -> Mutated:
+        mutated = apply(*words)
+        inos = [attr.ino for result in mutated.results for attr in result.touched]
+        return msgspec.structs.replace(mutated, unpromised=inos)
+
+    def note(attr: Attr, asked: Asked) -> None:
+        changed(attr, asked)
+        believed.append(attr.ino)
+
+    monkeypatch.setattr(directory, "apply", unpromised)
+    monkeypatch.setattr(cache, "changed", note)
+    made = one.mkdir("/new")
+    assert believed == [made.ino]
+    assert cache.get_attr(ROOT_INO) is None
+
+
+def test_who_has_a_file_open_sees_what_it_was_when_no_way_leads_to_it(stack: Stack) -> None:
+    """It is not his, and another mount has taken its name away."""
+    one = stack.client(promised=True)
+    two = stack.client(promised=True, user="bob", uid=10002, gids=(10002,))
+    one.write("/file", b"content")
+    one.set("/file", Changes(mode=0o666))
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        handle = two.open("/file", flags)
+        one.unlink("/file")
+        assert two.vfs.handle_attr(handle).size == 7
+        two.vfs.release(handle)
+        one.write("/file", b"content")
+        one.set("/file", Changes(mode=0o666))
+
+
+def test_a_change_that_was_given_up_is_over_with_the_first_one_that_was_begun_after_it(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only that one has told the directory not to carry it out any more."""
+    ways: list[Deaf] = []
+
+    def wrap(inner: Wire) -> Wire:
+        ways.append(Deaf(inner))
+        return ways[0]
+
+    one = stack.client(promised=True, deadline_seconds=0.5, wrap=wrap)
+    doubts: list[None] = []
+    one.vfs._names.on_doubt = lambda: doubts.append(None)
+    answer = HeldBack(one, "/v1/mutations", monkeypatch)
+    earlier = threading.Thread(target=one.vfs.mkdir, args=(ROOT_INO, b"earlier", 0o755, None))
+    earlier.start()
+    assert answer.come.wait(20)
+    ways[0].is_deaf = True
+    with raises(errno.ETIMEDOUT):
+        one.vfs.mkdir(ROOT_INO, b"given-up", 0o755, None)
+    ways[0].is_deaf = False
+    answer.let_go.set()
+    earlier.join()
+    assert len(doubts) == 1
+    one.vfs.mkdir(ROOT_INO, b"later", 0o755, None)
+    assert len(doubts) == 2

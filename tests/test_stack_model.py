@@ -77,6 +77,8 @@ class Mounts(RuleBasedStateMachine):
     stack: ClassVar[Stack]
     pair: ClassVar[tuple[Client, Client]]
     oracle: ClassVar[Path]
+    leased: ClassVar[bool]
+    """Whether the two are told what changes: then each shows it at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +93,8 @@ class Mounts(RuleBasedStateMachine):
         while self.opened:
             self.close(0)
         for client in (*self.pair, self.stack.client(uid=os.geteuid(), gids=groups())):
-            client.vfs.drop_clean_copies()
+            if not self.leased:
+                client.vfs.drop_clean_copies()
             self.compare("", client)
             assert not client.vfs.unsaved()
         self.stack.clients.pop().close()
@@ -104,9 +107,9 @@ class Mounts(RuleBasedStateMachine):
             os.lstat(self.local + place).st_ino for place in places if os.path.lexists(self.local + place)
         }
         number = next((one.client for one in self.opened if one.ino in inos), wanted)
-        if number != self._last:
-            self._last = number
+        if number != self._last and not self.leased:
             self.pair[number].vfs._names.drop_all()  # as if a second had passed
+        self._last = number
         return self.pair[number]
 
     def _both(self, there: Callable[[], object], here: Callable[[], object], what: str) -> bool:
@@ -332,15 +335,18 @@ def groups() -> tuple[int, ...]:
     return os.getegid(), *(group for group in os.getgroups() if group != os.getegid())
 
 
-@pytest.fixture
-def mounts(tmp_path: Path) -> Iterator[type[Mounts]]:
+@pytest.fixture(params=[False, True], ids=["open", "lease"])
+def mounts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[type[Mounts]]:
     """The machine, on a stack; without a umask."""
     umask = os.umask(0)
     try:
         (tmp_path / "oracle").mkdir()
         with Stack(tmp_path / "stack") as stack:
             Mounts.stack, Mounts.oracle = stack, tmp_path / "oracle"
-            one, two = (stack.client(uid=os.geteuid(), gids=groups()) for _ in range(2))
+            Mounts.leased = request.param
+            one, two = (
+                stack.client(uid=os.geteuid(), gids=groups(), promised=Mounts.leased) for _ in range(2)
+            )
             Mounts.pair = one, two
             yield Mounts
     finally:

@@ -22,13 +22,13 @@ def request(opcode: int, body: bytes, unique: int = 1, nodeid: int = 1, uid: int
 
 
 class Kernel:
-    """The other end of a mount."""
+    """The other end of a mount; ``promised`` as in ``Stack.client``."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, *, promised: bool = False) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.theirs = theirs
         self._unique = 2
-        client = stack.client()
+        client = stack.client(promised=promised)
         self.the = Context(
             client.vfs,
             theirs.fileno(),

@@ -23,6 +23,7 @@ Whatever is told is noted as told *before* it is looked whether it is believed h
 that nothing is believed here, and then looks what was told. So one of the two sees the other.
 """
 
+import errno
 import logging
 import re
 import threading
@@ -33,6 +34,7 @@ from pathlib import Path
 from mount.bindings.native.inodes import Inodes
 from mount.bindings.native.listings import Listings
 from mount.bindings.native.notifications import ALL, Notifications
+from wire.errors import fail
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Beliefs:
         self._guard = threading.Lock()
         self._tells_names = names_may_go
         self._until: dict[int, float] = {}  # monotonic, by directory: its names are believed no longer
-        self._until_elsewhere = 0.0
+        self._until_elsewhere = time.monotonic() + NAME_SECONDS_MAX  # an earlier worker may have told some
 
     def tell_name(self, folder: int, seconds: Callable[[], float]) -> float:
         """For how long the kernel may be told to believe a name in a directory. ``seconds`` says for how
@@ -89,8 +91,9 @@ class Beliefs:
         """See Believer."""
         is_on_its_way = False
         for ino in inos:
-            if self._listings.knows(ino):
-                self._notifications.drop(ino, ALL)  # for who has it open, and rewinds it
+            # For who has it open, and rewinds it.
+            if self._listings.knows(ino) and not self._notifications.drop(ino, ALL):
+                raise fail(errno.EAGAIN, f"the listing of inode {ino} is in the kernel still")
             if not self._notifications.drop_attributes(ino) and self._inodes.knows(ino):
                 is_on_its_way = True
         if is_on_its_way or any(map(self._may_have_told_names, inos)):

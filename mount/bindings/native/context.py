@@ -75,8 +75,11 @@ class Context:
         inos, names = self.inodes.forget(forgotten)
         self.vfs.forget(inos, names)
 
-    def entry(self, parent: int, name: bytes, attr: Attr, pid: int = 0) -> bytes:
-        """fuse_entry_out of a name that the kernel is told of. ``pid``: who asks."""
+    def entry(
+        self, parent: int, name: bytes, attr: Attr, pid: int = 0, *, attr_seconds: float | None = None
+    ) -> bytes:
+        """fuse_entry_out of a name that the kernel is told of. ``pid``: who asks. ``attr_seconds``: for how
+        long the attributes may be believed, if not for as long as they are believed here."""
         if self.vfs.is_exact:
             self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=0.0)
             name_seconds = self.beliefs.tell_name(
@@ -88,7 +91,14 @@ class Context:
             is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
             name_seconds = NAME_SECONDS if is_only_name else 0.0
             self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=name_seconds, pid=pid)
-        return answers.entry_out(attr, self.owners, name_seconds, self.vfs.attr_seconds(attr))
+        seconds = self.vfs.attr_seconds(attr) if attr_seconds is None else attr_seconds
+        return answers.entry_out(attr, self.owners, name_seconds, seconds)
+
+    def known_entry(self, parent: int, name: bytes, attr: Attr) -> bytes:
+        """As ``entry``, for LINK and CREATE of an inode that the kernel may know already: it takes attributes
+        in these answers also if it was told meanwhile to forget the inode (fuse_iget() without
+        ``attr_version``, in create_new_entry() of fs/fuse/dir.c). So it is to believe none of them."""
+        return self.entry(parent, name, attr, attr_seconds=0.0 if self.vfs.is_exact else None)
 
     def listed(self, parent: int, name: bytes, attr: Attr) -> bytes:
         """As ``entry``, in a listing: see ``beliefs`` for names that came so under a lease."""

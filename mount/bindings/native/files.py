@@ -118,7 +118,7 @@ class Files:
             if truncates_later:
                 self._truncate(handle)
             attr = the.vfs.handle_attr(handle.number)
-        return the.entry(parent, name, attr) + answer
+        return the.known_entry(parent, name, attr) + answer
 
     def _opened(self, handle: Handle) -> bytes:
         """fuse_open_out."""

@@ -91,7 +91,7 @@ class Names:
         asked = protocol.LINK_IN.read(request.body)
         (name,) = protocol.text(request.body, 1, protocol.LINK_IN.size)
         attr = self._the.vfs.link(asked.oldnodeid, request.nodeid, name, self._the.who(request))
-        return self._the.entry(request.nodeid, name, attr)
+        return self._the.known_entry(request.nodeid, name, attr)
 
     def unlink(self, request: Request) -> Answer:
         """A name less."""
