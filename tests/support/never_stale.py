@@ -93,7 +93,7 @@ class Walk:
 
     def __init__(self, mounts: Sequence[Path], reference: Path, seed: int, name: str = "walk") -> None:
         self._random = random.Random(seed)
-        self.reference = str(reference)
+        self.reference = os.path.realpath(reference)
         self._known = Known()
         self._tag = 0
         self.round = 0
@@ -129,7 +129,9 @@ class Walk:
             self.lookers[index].begin([change])
         given = [self.lookers[index].answers()[0] for index, _ in changes]
         self.longest = max(self.longest, (time.monotonic() - began, self.round, changes))
-        differs = [self._change(*change, answer) for change, answer in zip(changes, given, strict=True)]
+        differs = [
+            self._change(*change, answer, changes) for change, answer in zip(changes, given, strict=True)
+        ]
         for ino in before | self._concerned(changes):
             self._known.times.pop(ino, None)
         self.differences += filter(None, differs)
@@ -177,7 +179,9 @@ class Walk:
 
     # Changing
 
-    def _change(self, index: int, change: Command, answer: Any) -> Difference | None:
+    def _change(
+        self, index: int, change: Command, answer: Any, changes: list[tuple[int, Command]]
+    ) -> Difference | None:
         """Does locally what was done; if that is not sure, the mount is asked."""
         if answer in UNSURE:
             self._settle(index, change, answer)
@@ -185,7 +189,7 @@ class Walk:
         expected = perform(self.reference, change)
         if answer == expected:
             return None
-        return Difference(self.round, index, change, answer, expected, [(index, change)], None)
+        return Difference(self.round, index, change, answer, expected, changes, None)
 
     def _settle(self, index: int, change: Command, answer: str) -> None:
         looks: list[Command] = [
@@ -270,16 +274,13 @@ class Walk:
         return found
 
     def _is_apart(self, one: Command, other: Command) -> bool:
-        """Whether it makes no difference which of them is first."""
-        if "truncate" in (one[0], other[0]):
-            return False  # of a name that is missing in a folder that is a link, nothing is known
-        names = [
-            [os.path.realpath(os.path.join(self.reference, path)) for path in self._paths(change)]
-            for change in (one, other)
-        ]
-        if any(
-            f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/") for a in names[0] for b in names[1]
-        ):
+        """Whether it makes no difference which of them is first. Of what symlinks are in, nobody says so."""
+        names, others = (
+            [os.path.join(self.reference, path) for path in self._paths(change)] for change in (one, other)
+        )
+        if any(os.path.realpath(path) != path for path in (*names, *others)):
+            return False
+        if any(f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/") for a in names for b in others):
             return False
         return not self._named(one) & self._named(other)
 
