@@ -120,6 +120,9 @@ class Folder:
     history: list[tuple[int, dict[bytes, int]]] = field(default_factory=lambda: [(1, {})])
     completed: int = 1
     """The latest change that this client has heard of."""
+    names: dict[bytes, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 1))
+    """The same for each name. A change that is not heard of yet has not returned to who has made it: until
+    then what was before may be shown, though a later change of another name is known."""
 
 
 @dataclass
@@ -188,7 +191,9 @@ class NeverOld(RuleBasedStateMachine):
         if self.untold:
             ino, change = self.untold.pop(0)
             self.cache.doubt([ino])
-            self.folders[ino].completed = max(self.folders[ino].completed, change)
+            folder = self.folders[ino]
+            folder.completed = max(folder.completed, change)
+            folder.names = {name: max(known, change) for name, known in folder.names.items()}
 
     @rule(ino=st.sampled_from((1, 2, 3)), name=st.sampled_from(NAMES), to=st.integers(0, 3))
     def begin_change(self, ino: int, name: bytes, to: int) -> None:
@@ -209,6 +214,7 @@ class NeverOld(RuleBasedStateMachine):
             self.cache.entry_changed(change.ino, change.name, change.to, change.change)
             folder = self.folders[change.ino]
             folder.completed = max(folder.completed, change.change)
+            folder.names[change.name] = max(folder.names[change.name], change.change)
 
     @rule(ino=st.sampled_from((1, 2, 3)))
     def forget(self, ino: int) -> None:
@@ -219,10 +225,11 @@ class NeverOld(RuleBasedStateMachine):
         for ino, folder in self.folders.items():
             believed = self.cache.get_attr(ino)
             assert believed is None or believed.change >= folder.completed
-            since = [names for change, names in folder.history if change >= folder.completed]
             for name in NAMES:
-                to = self.cache.get_entry(ino, name)
-                assert to is None or to in [names.get(name, 0) for names in since]
+                to, heard = self.cache.get_entry(ino, name), folder.names[name]
+                assert to is None or to in {
+                    names.get(name, 0) for change, names in folder.history if change >= heard
+                }
 
 
 TestNeverOld = NeverOld.TestCase
