@@ -61,7 +61,8 @@ class Mishaps:
         elif which == "worker":
             self.kill_worker(self._random.randrange(len(self._mounts)))
         else:
-            self.stop(self._random.randrange(len(self._mounts)))
+            index = self._random.randrange(len(self._mounts))
+            self.stop(index, kills_directory=self._random.random() < 0.5)
 
     def kill_service(self, name: str) -> None:
         """While a round goes on; a few more follow while it is away and comes back."""
@@ -93,12 +94,15 @@ class Mishaps:
         self._walk.go()
         self._walk.look([index])
 
-    def stop(self, index: int) -> None:
-        """A mount stands still for longer than its lease; the others change things meanwhile."""
+    def stop(self, index: int, *, kills_directory: bool = False) -> None:
+        """A mount stands still for longer than its lease; the others change things meanwhile. A directory
+        that begins anew must wait for it though it does not know what it was promised."""
         self.count["stop"] += 1
         self._walk.look_everywhere(index)
         with contextlib.ExitStack() as watchers, self._stopped(index):
             began = time.monotonic()
+            if kills_directory:
+                self._realm.kill("directory")
             while time.monotonic() - began < LEASE_SECONDS + 1:
                 asked = time.monotonic()
                 self._walk.go()
