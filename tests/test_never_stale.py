@@ -41,6 +41,7 @@ def test_a_walk_while_things_break(tmp_path: Path, reference: Path) -> None:
             lambda: mishaps.kill_service("directory"),
             lambda: mishaps.kill_worker(0),
             lambda: mishaps.stop(1),
+            lambda: mishaps.stop(2, kills_directory=True),
             lambda: mishaps.kill_service("lock"),
             mishaps.pause_directory,
         ]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.support.looker import Looker, perform
 from tests.support.mounts import RealMount
-from tests.support.never_stale import PLACES, Walk, local_folder, told
+from tests.support.never_stale import PLACES, Difference, Walk, local_folder, told
 from tests.support.realm import RealRealm
 
 LEASE_SECONDS = 2.0
@@ -61,7 +61,8 @@ class Mishaps:
         elif which == "worker":
             self.kill_worker(self._random.randrange(len(self._mounts)))
         else:
-            self.stop(self._random.randrange(len(self._mounts)))
+            index = self._random.randrange(len(self._mounts))
+            self.stop(index, kills_directory=self._random.random() < 0.5)
 
     def kill_service(self, name: str) -> None:
         """While a round goes on; a few more follow while it is away and comes back."""
@@ -93,33 +94,38 @@ class Mishaps:
         self._walk.go()
         self._walk.look([index])
 
-    def stop(self, index: int) -> None:
-        """A mount stands still for longer than its lease; the others change things meanwhile."""
+    def stop(self, index: int, *, kills_directory: bool = False) -> None:
+        """A mount stands still for longer than its lease; the others change things meanwhile. A directory
+        that begins anew must wait for it though it does not know what it was promised."""
         self.count["stop"] += 1
-        with self._stopped(index), Looker(self._walk.lookers[index].folder) as watcher:
+        self._walk.look_everywhere(index)
+        with contextlib.ExitStack() as watchers, self._stopped(index):
             began = time.monotonic()
-            is_blocked = False
+            if kills_directory:
+                self._realm.kill("directory")
             while time.monotonic() - began < LEASE_SECONDS + 1:
                 asked = time.monotonic()
                 self._walk.go()
                 self.waited.append(time.monotonic() - asked)
-                is_blocked = is_blocked or self._is_blocked(index, watcher)
+                self._watch(index, watchers.enter_context(Looker(self._walk.lookers[index].folder)))
             self._walk.is_away.remove(index)
             os.kill(self._mounts[index].record().worker_pid, signal.SIGCONT)
             self._walk.look([index])
         self._walk.look_everywhere(index)
 
-    def _is_blocked(self, index: int, watcher: Looker) -> bool:
+    def _watch(self, index: int, watcher: Looker) -> None:
         """What the kernel answers alone while its mount stands still is right, or it does not answer."""
-        for command in [("stat", self._random.choice(("", "p", "q", *PLACES))) for _ in range(3)]:
+        for command in [("stat", path) for path in (*self._walk.changed, self._random.choice(PLACES))]:
             watcher.begin([command])
             try:
                 seen = watcher.answers(0.1)[0]
             except TimeoutError:
-                return True
+                return
             self.answered_while_stopped += 1
-            self._walk.judge(index, command, seen, perform(self._walk.reference, command), ())
-        return False
+            expected = perform(self._walk.reference, command)
+            if not self._walk.is_right(seen, expected):
+                found = Difference(self._walk.round, index, command, seen, expected, [], None)
+                self._walk.differences.append(found)
 
     @contextlib.contextmanager
     def _stopped(self, index: int) -> Iterator[None]:

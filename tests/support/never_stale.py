@@ -1,7 +1,7 @@
 """Looks for anything old: what is changed through one mount is looked at through all of them.
 
 A random walk over a small tree, so that names collide often. Each round one mount, or several at once, makes
-a change while the others look around; when the calls have returned, all look at what was concerned and at
+some changes while the others look around; when the calls have returned, all look at what was concerned and at
 some of the rest. The same is done in a folder of the local file system: what it shows is what is right.
 
 On mounts that are there already::
@@ -97,6 +97,7 @@ class Walk:
         self._known = Known()
         self._tag = 0
         self.round = 0
+        self.changed: list[str] = []  # in the last round
         self.looks = 0
         self.differences: list[Difference] = []
         self.unsure: list[tuple[Command, str, bool]] = []
@@ -121,9 +122,23 @@ class Walk:
         here = [index for index in range(len(self.lookers)) if index not in self.is_away]
         self._random.shuffle(here)
         changes = self._changes(here)
-        before = self._concerned(changes)
         for index in here[len(changes) :]:
-            self.lookers[index].begin(self._noise())
+            self.lookers[index].begin(self._noise(changes))
+        self._make(changes)
+        done = changes
+        if len(changes) == 1:
+            for _ in range(self._random.choice((0, 0, 1, 3))):
+                self._shut(done)
+                again = [(here[0], self._draw(self._paths(changes[0][1])))]
+                self._make(again)
+                done = done + again
+        self.look(here, done)
+        self._shut(done)
+        self.changed = [path for _, change in done for path in self._paths(change)]
+
+    def _make(self, changes: list[tuple[int, Command]]) -> None:
+        """All at the same time."""
+        before = self._concerned(changes)
         began = time.monotonic()
         for index, change in changes:
             self.lookers[index].begin([change])
@@ -132,13 +147,12 @@ class Walk:
         differs = [
             self._change(*change, answer, changes) for change, answer in zip(changes, given, strict=True)
         ]
-        for ino in before | self._concerned(changes):
-            self._known.times.pop(ino, None)
+        self._times_change(before | self._concerned(changes))
         self.differences += filter(None, differs)
-        self.look(here, changes)
-        for index, change in changes:
-            if change[0] == "sync":
-                self._shut(index, changes, before)
+
+    def _times_change(self, inos: set[int]) -> None:
+        for ino in inos:
+            self._known.times.pop(ino, None)
 
     def look(self, who: Sequence[int], changes: Sequence[tuple[int, Command]] = ()) -> None:
         """All of ``who`` look at what was concerned by ``changes`` and at some of the rest."""
@@ -160,6 +174,10 @@ class Walk:
         ]
         for command, seen in zip(looks, self.lookers[index].ask(*looks), strict=True):
             self.judge(index, command, seen, perform(self.reference, command), ())
+
+    def is_right(self, seen: Any, expected: Any) -> bool:
+        """Whether a mount's answer agrees with the local one."""
+        return self._known.agrees(seen, expected)
 
     def judge(
         self, index: int, command: Command, seen: Any, expected: Any, changes: Sequence[tuple[int, Command]]
@@ -204,11 +222,11 @@ class Walk:
             perform(self.reference, change)
         self.unsure.append((change, answer, not is_undone))
 
-    def _shut(self, index: int, changes: Sequence[tuple[int, Command]], before: set[int]) -> None:
-        self.lookers[index].ask(("shut", ""))
-        perform(self.reference, ("shut", ""))
-        for ino in before | self._concerned(changes):
-            self._known.times.pop(ino, None)
+    def _shut(self, changes: Sequence[tuple[int, Command]]) -> None:
+        for index in {index for index, change in changes if change[0] == "sync"}:
+            self.lookers[index].ask(("shut", ""))
+            perform(self.reference, ("shut", ""))
+            self._times_change(self._concerned(changes))
 
     def _changes(self, who: Sequence[int]) -> list[tuple[int, Command]]:
         """A change for the first of ``who``, or for several, if they do not concern one another."""
@@ -222,7 +240,7 @@ class Walk:
                     break
         return chosen
 
-    def _draw(self) -> Command:
+    def _draw(self, paths: Sequence[str] = PLACES) -> Command:
         draws: list[Callable[[str], Command]] = [
             *4 * [lambda path: ("write", path, *self._content())],
             *2 * [lambda path: ("create", path, *self._content())],
@@ -242,7 +260,7 @@ class Walk:
             lambda path: ("unmark", path),
         ]
         for _ in range(3):  # what would only fail is worth less
-            change = self._random.choice(draws)(self._random.choice(PLACES))
+            change = self._random.choice(draws)(self._random.choice(paths))
             is_there = os.path.lexists(os.path.join(self.reference, str(change[1])))
             if is_there != (change[0] in ("create", "mkdir", "symlink")):
                 break
@@ -294,9 +312,13 @@ class Walk:
 
     # Looking
 
-    def _noise(self) -> list[Command]:
+    def _noise(self, changes: Sequence[tuple[int, Command]]) -> list[Command]:
+        """What others look at meanwhile: half of it at what changes, so that old answers are on their way."""
         ways = ("stat", "read", "list", "scan", "follow", "attribute")
-        return [self._draw_look(ways) for _ in range(self._random.choice((0, 2, 10, 30)))]
+        paths = [path for _, change in changes for path in self._paths(change)]
+        count = self._random.choice((0, 2, 10, 30))
+        near = [("stat", self._random.choice(paths)) for _ in range(count)]
+        return [command for pair in zip(near, self._draw_looks(ways, count), strict=True) for command in pair]
 
     def _looks(self, changes: Sequence[tuple[int, Command]]) -> list[Command]:
         ways = ("stat", "read", "map", "follow", "attribute", "readlink")
@@ -306,13 +328,11 @@ class Walk:
                 looks += [(way, path) for way in self._random.sample(ways, 3)]
                 looks.append((self._random.choice(("list", "scan", "stat")), os.path.dirname(path)))
         self._random.shuffle(looks)
-        return looks + [
-            self._draw_look((*ways, "list", "scan")) for _ in range(self._random.choice((2, 5, 20)))
-        ]
+        return looks + self._draw_looks((*ways, "list", "scan"), self._random.choice((2, 5, 20)))
 
-    def _draw_look(self, ways: Sequence[str]) -> Command:
-        way = self._random.choice(ways)
-        return way, self._random.choice(FOLDERS if way in ("list", "scan") else PLACES)
+    def _draw_looks(self, ways: Sequence[str], count: int) -> list[Command]:
+        drawn = self._random.choices(ways, k=count)
+        return [(way, self._random.choice(FOLDERS if way in ("list", "scan") else PLACES)) for way in drawn]
 
 
 @contextlib.contextmanager
