@@ -13,7 +13,6 @@ from tests.support.vfs import (
     BASE,
     BORDER,
     BOTH,
-    GONE_SECONDS,
     WatchedWire,
     lose_locks,
     raises,
@@ -109,29 +108,34 @@ def test_a_conflict_copy_of_a_version_that_is_not_retained(
     assert not one.vfs.unsaved()
 
 
-def test_a_conflict_copy_that_cannot_be_stored_leaves_no_name(stack: Stack) -> None:
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_conflict_copy_that_cannot_be_stored_leaves_no_name(stack: Stack, is_told: bool) -> None:
     wire = WatchedWire()
-    one, two = stack.client(wrap=wire.wrap, deadline_seconds=GONE_SECONDS), stack.client()
+    one, two = stack.client(wrap=wire.wrap), stack.client()
     two.write("/file", BASE)
     handle = lose(one, "/file", stack, lambda: two.write("/file", b"winner"))
-    mutations: list[str] = []
+    if is_told:  # of its lock's loss: nothing is committed before the copy
+        lose_locks(stack, one)
+    lost, refused = [""] if is_told else [], list[str]()
 
     def full(method: str, url: str) -> None:
-        mutations.extend([url] if url.endswith("/mutations") else [])
-        if method == "PUT" and mutations:  # the commit has lost
+        """Refuses the chunks of the copy, not those of the commit that loses."""
+        lost.extend([url] if url.endswith("/mutations") else [])
+        if method == "PUT" and lost:
             raise fail(errno.ENOSPC)
 
     def refuse_the_commit(method: str, url: str) -> None:
-        mutations.extend([url] if url.endswith("/mutations") else [])
-        if len(mutations) == 3:  # the commit that loses, the creation, the copy's own commit
+        """Of the copy, which follows its creation; not the removal that follows the refusal."""
+        if url.endswith("/mutations") and not refused and len(two.names()) == 2:
+            refused.append(url)
             raise fail(errno.EDQUOT)
 
     for trouble, number in ((full, errno.ENOSPC), (refuse_the_commit, errno.EDQUOT)):
-        mutations.clear()
         wire.before = trouble
         with raises(number):
             one.vfs._committer.commit(one.vfs._handle(handle).node)
         assert two.names() == ["file"]
+    assert refused
     wire.before = lambda method, url: None
     with raises(errno.ESTALE):
         one.vfs._committer.commit(one.vfs._handle(handle).node)
