@@ -5,7 +5,23 @@ from collections.abc import Sequence
 from clients.session import Channel
 from wire.limits import LOCK_LEASE_SECONDS
 from wire.messages.common import Empty
-from wire.messages.lock import Acquire, Acquired, Break, Held, Locks, Release, Renew, Renewed
+from wire.messages.lock import (
+    Acquire,
+    Acquired,
+    AskRange,
+    Break,
+    Held,
+    LeaveRange,
+    Locks,
+    Range,
+    RangeAnswer,
+    Release,
+    Renew,
+    Renewed,
+    Restate,
+    Restated,
+    SetRange,
+)
 
 RENEW_SECONDS = LOCK_LEASE_SECONDS / 4
 
@@ -37,6 +53,39 @@ class LockClient:
         """One more lease for every lock of the session; says which those are, and which others wait for.
         Gives up in time for another attempt within the lease."""
         return self._channel.mutate("/v1/locks/renew", Renew, Renewed, deadline_seconds=RENEW_SECONDS)
+
+    def set_range(self, ino: int, wanted: Range, wait_seconds: float = 0.0) -> RangeAnswer:
+        """Takes a range for its owner. With ``wait_seconds`` (at most LOCK_POLL_SECONDS_MAX) it is queued
+        for, and the answer may take so long. Raises EDEADLK and ENOLCK."""
+        return self._channel.mutate(
+            "/v1/locks/ranges/set",
+            lambda acked: SetRange(acked, ino, wanted, wait_seconds=wait_seconds),
+            RangeAnswer,
+            wait_seconds=wait_seconds,
+        )
+
+    def free_range(self, ino: int, freed: Range) -> None:
+        """Lets go of what the owner has of these bytes."""
+        self._channel.mutate(
+            "/v1/locks/ranges/set", lambda acked: SetRange(acked, ino, freed, is_free=True), RangeAnswer
+        )
+
+    def leave_range(self, ino: int, is_flock: bool, owner: int) -> None:
+        """The owner waits no more: what is held back for him is answered."""
+        self._channel.mutate(
+            "/v1/locks/ranges/leave", lambda acked: LeaveRange(acked, ino, is_flock, owner), Empty
+        )
+
+    def ask_range(self, ino: int, wanted: Range) -> RangeAnswer:
+        """Whether it could be had now, and if not, what stands against it."""
+        return self._channel.call("POST", "/v1/locks/ranges/ask", AskRange(ino, wanted), RangeAnswer)
+
+    def restate_ranges(self, ino: int, ranges: Sequence[Range]) -> list[Range]:
+        """Says what the session has of ``ino``; returns what of it others have meanwhile."""
+        answer = self._channel.mutate(
+            "/v1/locks/ranges/restate", lambda acked: Restate(acked, ino, list(ranges)), Restated
+        )
+        return answer.lost
 
     def locks(self) -> Locks:
         """All locks of all sessions, with their queues."""

@@ -43,6 +43,9 @@ LOCK_LEASE_SECONDS = 15.0
 LOCK_RENEW_SECONDS = 5.0
 LOCK_POLL_SECONDS_MAX = 20.0
 
+RANGES_MAX = 8192
+"""Ranges that programs of one session have of one inode."""
+
 LEASE_SECONDS = 10.0
 """How long the directory's promises hold after a session's last poll of its feed."""
 FEED_POLL_SECONDS_MAX = 60.0

@@ -111,7 +111,7 @@ class LockService:
         def run(turn: Turn) -> Renewed:
             expires = self._config.clock() + self._config.lease_seconds
             held = self._store.extend_all(turn.connection, ticket.session, expires)
-            return Renewed(held, self._store.wanted(turn.connection, ticket.session))
+            return Renewed(held, self._store.wanted(turn.connection, ticket.session), [])
 
         return self._once(ticket, counter, message.acked, run)
 

@@ -9,8 +9,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from wire.limits import LOCK_POLL_SECONDS_MAX, OPS_MAX
+from wire.limits import LOCK_POLL_SECONDS_MAX, OPS_MAX, RANGES_MAX
 from wire.messages.common import Count, Inos, Positive
+
+Seconds = Annotated[float, Meta(ge=0, le=LOCK_POLL_SECONDS_MAX)]
+Owner = Annotated[int, Meta(ge=-(2**63), lt=2**63)]
+Offset = Annotated[int, Meta(ge=0, lt=2**63)]
 
 
 class Acquire(msgspec.Struct, frozen=True):
@@ -23,7 +27,7 @@ class Acquire(msgspec.Struct, frozen=True):
 
     acked: Count
     inos: Inos
-    wait_seconds: Annotated[float, Meta(ge=0, le=LOCK_POLL_SECONDS_MAX)] = 0.0
+    wait_seconds: Seconds = 0.0
 
 
 class LockAnswer(msgspec.Struct, frozen=True):
@@ -34,6 +38,8 @@ class LockAnswer(msgspec.Struct, frozen=True):
     grant: bytes = b""
     holder: str = ""
     """``user@client`` of who has the lock."""
+    is_shared: bool = False
+    """Programs lock this inode for themselves: some session has a range of it now."""
 
 
 class Acquired(msgspec.Struct, frozen=True):
@@ -59,16 +65,98 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Renew(msgspec.Struct, frozen=True):
-    """``POST /v1/locks/renew``: every lock of the session for one more lease."""
+    """``POST /v1/locks/renew``: every lock and range of the session for one more lease."""
 
     acked: Count
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """``held`` is what the session has now: what it misses there, it has lost. Others wait for ``wanted``."""
+    """``held`` is what the session has now: what it misses there, it has lost. Others wait for ``wanted``.
+    In ``ranged`` it has ranges."""
 
     held: list[Held]
     wanted: list[int]
+    ranged: list[int]
+
+
+# Ranges: the locks of programs
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """A lock of a program: the bytes from ``first`` to ``last``, both included, as fcntl(2) has it; of the
+    whole file from flock(2) (``is_flock``: neither kind knows of the other). Within a session ``owner`` says
+    whose it is; its ranges of one inode do not overlap. ``pid`` is of the owner's machine, for people."""
+
+    is_flock: bool
+    owner: Owner
+    first: Offset
+    last: Offset
+    is_exclusive: bool
+    pid: Count
+
+
+class SetRange(msgspec.Struct, frozen=True):
+    """``POST /v1/locks/ranges/set``: the owner has this range of ``ino`` from now on, in place of what he had
+    of these bytes; with ``is_free`` he has nothing there any more, which never waits and never fails.
+
+    In conflict are ranges that overlap, of two owners, if one of them is exclusive. Exclusive ranges of two
+    sessions are in conflict also where they do not overlap: a file's content is one session's to change.
+
+    With ``wait_seconds`` > 0 the answer is held back until it is granted or the time is over; asking again
+    keeps the place in the queue. Nobody gets what others wait for in front of him, unless they wait for
+    himself. Raises EDEADLK if an fcntl(2) owner would wait for himself, ENOLCK if there are too many.
+    """
+
+    acked: Count
+    ino: Positive
+    range: Range
+    is_free: bool = False
+    wait_seconds: Seconds = 0.0
+
+
+class LeaveRange(msgspec.Struct, frozen=True):
+    """``POST /v1/locks/ranges/leave``: the owner waits for nothing more of ``ino``; what was held back is
+    answered."""
+
+    acked: Count
+    ino: Positive
+    is_flock: bool
+    owner: Owner
+
+
+class AskRange(msgspec.Struct, frozen=True):
+    """``POST /v1/locks/ranges/ask``: what F_GETLK of fcntl(2) asks. Changes nothing."""
+
+    ino: Positive
+    range: Range
+
+
+class RangeAnswer(msgspec.Struct, frozen=True):
+    """Granted (or free to be), unless there is somebody's ``conflict``."""
+
+    conflict: Range | None = None
+    is_own: bool = False
+    """The conflict is with the session itself: its pid is one of the asker's machine."""
+    holder: str = ""
+    """``user@client`` of who has it."""
+
+
+class Restate(msgspec.Struct, frozen=True):
+    """``POST /v1/locks/ranges/restate``: all that the session has of ``ino`` is ``ranges``, as far as it had
+    them or nobody has anything in conflict with them."""
+
+    acked: Count
+    ino: Positive
+    ranges: Annotated[list[Range], Meta(max_length=RANGES_MAX)]
+
+
+class Restated(msgspec.Struct, frozen=True):
+    """Which ``ranges`` it has not, because others have something in conflict with them."""
+
+    lost: list[Range]
+
+
+# For people
 
 
 class Waiter(msgspec.Struct, frozen=True):
