@@ -68,7 +68,7 @@ class LocalCopy(Following):
 
     def adopt(self, version: int, size: int) -> None:
         """Moves to a newer version. What is held stays, unverified, until its manifest is learned. Who reads
-        the file past us is left with the old one: see ``is_read_past_us``.
+        the file past us is left with the old one: see ``is_used_past_us``.
 
         Raises ValueError while dirty.
         """

@@ -33,6 +33,9 @@ COMMIT_ATTEMPTS = 4
 REGAIN_SECONDS = 5.0
 """How long a lost lock is asked for again before the content becomes a conflict copy."""
 
+SHARED_WAIT_SECONDS = 30.0
+"""How long the commit of a file that programs lock for themselves waits for another mount's writer."""
+
 
 class Committer:
     """Write-back of a mount's nodes. ``on_saved_late`` hears of nodes given to ``retry_later`` that have
@@ -72,7 +75,7 @@ class Committer:
         """Makes what is dirty now a version. Raises what stood in the way; it stays dirty then, on disk,
         except after Conflict: then it has become a conflict copy."""
         with node.committing:
-            self._commit(node)
+            self._commit_and_let_go(node)
 
     def flush(self, node: Node) -> None:
         """``commit`` for a program that is told. What stood in the way is said to all others too: who has
@@ -81,10 +84,26 @@ class Committer:
         with node.committing:
             node.check()
             try:
-                self._commit(node)
+                self._commit_and_let_go(node)
             except OSError as error:
                 node.failure = error
                 raise
+
+    def give_way_to_programs(self, node: Node) -> None:
+        """Of a shared node: commits it and gives the write lock back. Raises as ``commit``."""
+        node.rescan()
+        if node.lock is not None or node.copy.dirty or node.pending:
+            self.commit(node)
+
+    def _commit_and_let_go(self, node: Node) -> None:
+        try:
+            self._commit(node)
+        finally:
+            if node.is_shared and node.unsent is None:
+                with node.guard:
+                    was_held, node.lock = node.lock is not None, None
+                if was_held:
+                    self._proxy.write_locks.release(node.ino)
 
     def _commit(self, node: Node) -> None:
         if node.lock is None or node.lock_lost:
@@ -212,10 +231,14 @@ class Committer:
                 self._settle(node, found.version)
         lock = attr = busy = None
         try:
-            lock = self._proxy.write_locks.acquire(node.ino, REGAIN_SECONDS)
+            lock = self._proxy.write_locks.acquire(
+                node.ino, SHARED_WAIT_SECONDS if node.is_shared else REGAIN_SECONDS
+            )
             # Not OpenWrite: the leave to write was given when the file was opened.
             attr = self._proxy.directory.attrs([node.ino], node.caller)[0]
         except Busy as error:
+            if node.is_shared:
+                raise
             busy = error
             log.info("inode %d: %s", node.ino, error.detail)
         with node.guard:
@@ -233,6 +256,8 @@ class Committer:
         with node.guard:
             node.unsent = None
             node.copy.abort_commit()
+            if node.is_shared:  # what was set is set of the newer version
+                return
             node.forget_attributes()
             if busy is None:
                 raise node.outrun()

@@ -58,7 +58,7 @@ class Follower:
         """False if it is too much, or may not be read by ``who`` (he may only write)."""
         with node.following.turn():
             with node.guard:
-                successor = node.copy.successor(attr.version, attr.size)
+                successor = node.copy.successor(attr.version, attr.size, with_writers=node.is_shared)
             if successor is None:
                 return True  # somebody else has brought it, or nobody reads it any more
             with successor:

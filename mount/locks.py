@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from clients.lock import LockClient
 from mount import interruption
+from mount.program_locks import ProgramLocks
 from wire.errors import Busy, Unavailable, fail
 from wire.limits import LOCK_RENEW_SECONDS, OPS_MAX
 from wire.messages.lock import Held, LockAnswer
@@ -52,23 +53,28 @@ class WriteLock:
     grant: bytes
     is_fresh: bool = False
     """Of an inode that this session has made: hardly anybody can be waiting for it yet."""
+    is_shared: bool = False
+    """Programs lock the inode for themselves, here or elsewhere."""
     since: float = field(default_factory=time.monotonic, compare=False)
 
 
 class WriteLocks:
     """``reserve(n)`` gets fresh inode numbers from the directory; ``on_lost(ino)`` is told of locks that
-    the lock server does not know as ours any more (from the renewal thread: it must not block)."""
+    the lock server does not know as ours any more (from the renewal thread: it must not block).
+    ``program_locks`` are renewed by the same calls."""
 
     def __init__(
         self,
         client: LockClient,
         reserve: Callable[[int], list[int]],
         on_lost: Callable[[int], None],
+        program_locks: ProgramLocks,
         renew_seconds: float = LOCK_RENEW_SECONDS,
     ) -> None:
         self._client = client
         self._reserve = reserve
         self._on_lost = on_lost
+        self._program_locks = program_locks
         self._renew_seconds = renew_seconds
         self._guard = threading.Condition()
         self._held: dict[int, WriteLock] = {}
@@ -174,7 +180,7 @@ class WriteLocks:
             self._asking.update(inos)
         try:
             answers = self._client.acquire(inos, wait_seconds).answers
-            locks += [WriteLock(a.ino, a.token, a.grant) for a in answers if a.grant]
+            locks += [WriteLock(a.ino, a.token, a.grant, is_shared=a.is_shared) for a in answers if a.grant]
         finally:
             with self._guard:
                 keep(locks)
@@ -264,7 +270,7 @@ class WriteLocks:
             with self._guard:
                 known = {**self._held, **{lock.ino: lock for lock in self._stock}}
                 asked = set(self._asking)
-            if not known and not self._to_release:
+            if not known and not self._to_release and not self._program_locks.has_any():
                 self._wanted = frozenset()
                 continue
             try:
@@ -276,6 +282,7 @@ class WriteLocks:
                 log.exception("the locks could not be renewed")
                 continue
             self._wanted = frozenset(renewed.wanted)
+            self._program_locks.renewed(renewed.ranged)
             held = {(lock.ino, lock.token) for lock in renewed.held}
             self._forget([lock for lock in known.values() if (lock.ino, lock.token) not in held])
             self._give_back_unheard(renewed.held, asked)

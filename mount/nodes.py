@@ -89,6 +89,7 @@ class Node:
         )
         self.lock: WriteLock | None = None
         self.lock_lost = False
+        self.is_shared = False  # programs lock it for themselves: the lock is held for commits only
         self.caller: Caller | None = None  # who opened for writing: the identity of the commits
         self.failure: OSError | None = None  # the first failed write-back
         self._keep = keep
@@ -163,15 +164,16 @@ class Node:
         False if the version is to be brought to programs that read the old one past us, first (``follow``);
         with ``leaves`` they are left with the old one.
         """
-        must_follow = False
+        must_follow = was_past_us = False
         with self.guard:
             if attr.version > self.copy.version and not self.is_ours:
-                self.rescan(home=True)
+                was_past_us = self.is_shared and leaves and self.copy.is_past_us
+                self.rescan(home=leaves or not self.is_shared)
             if attr.version != self.copy.version:
                 if attr.version < self.copy.version and not self.is_ours:
                     return True
                 stays = self.is_ours or (not may_move and attr.size == self.copy.size)
-                must_follow = not stays and not leaves and self.copy.is_read_past_us()
+                must_follow = not stays and not leaves and self.copy.is_used_past_us(self.is_shared)
                 if must_follow:
                     attr = msgspec.structs.replace(attr, size=self.copy.size, version=self.copy.version)
                 elif stays:
@@ -179,6 +181,8 @@ class Node:
                 else:
                     self.copy.adopt(attr.version, attr.size)
                     self._moved()
+                    if was_past_us:  # what is written past us goes to nobody any more
+                        self.outrun()
             if attr.change >= self.attr.change:
                 self.attr = attr
         return not must_follow
@@ -187,10 +191,12 @@ class Node:
         """Moves to a version that was brought together, with all who read the copy past us; if it is still
         the next one. Raises OSError."""
         with self.guard:
-            if not self.is_ours and self.copy.follow(successor):
+            self.rescan()
+            if not self.is_ours and self.copy.follow(successor, with_writers=self.is_shared):
                 self._moved()
 
     def _moved(self) -> None:
+        """Who shares a file with others' programs knows by his own locks what may change under him."""
         self.moves = next(_moves)
         if self.lock is not None:
             self.outrun()
@@ -360,7 +366,10 @@ class NodeTable:
         """A handle for a node that the caller has pinned. Raises ENFILE."""
         number = next(self._numbers)
         token = 0 if node.lock is None else node.lock.token
-        file = OpenFile(number, node.ino, flags, who, is_writer, self._calls.unique, token, node.copy.version)
+        file = OpenFile(
+            *(number, node.ino, flags, who, is_writer, self._calls.unique, token, node.copy.version),
+            is_shared=node.is_shared,
+        )
         handle = Handle(number, node, flags, who, is_writer, self._slate.handles.take(file), file)
         self._handles[number] = handle
         return handle
@@ -410,6 +419,12 @@ class NodeTable:
         for handle in list(self._handles.values()):
             if handle.node is node and handle.is_writer:
                 self.note(handle, msgspec.structs.replace(handle.record, opened_by=0, outrun=True))
+
+    def note_shared(self, node: Node) -> None:
+        """Writes down, for the next worker, that programs lock the file for themselves."""
+        for handle in list(self._handles.values()):
+            if handle.node is node:
+                self.note(handle, msgspec.structs.replace(handle.record, is_shared=True))
 
     def attributes_left(self, ino: int) -> PendingAttrs:
         """What an earlier worker has written down of an inode, and no commit has made true."""

@@ -21,6 +21,7 @@ from mount.feed import Feed
 from mount.lease import Lease
 from mount.locks import WriteLocks
 from mount.names import Names
+from mount.program_locks import ProgramLocks
 from mount.slate import Slate
 from wire.chunking import new_chunk_id
 from wire.messages.auth import Realm
@@ -66,7 +67,10 @@ class Proxy:
         self.feed = None if lease is None else Feed(FeedClient(directory, wire, keyring), self.names, lease)
         """What is told is true as long as it is to be believed; without it beliefs last a second."""
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
-        self.write_locks = WriteLocks(self.lock, self._reserve, lambda ino: self.on_lock_lost(ino))
+        self.program_locks = ProgramLocks(self.lock, self.slate)
+        self.write_locks = WriteLocks(
+            self.lock, self._reserve, lambda ino: self.on_lock_lost(ino), self.program_locks
+        )
         self.on_lock_lost: Callable[[int], None] = lambda _ino: None
         self.on_renewal: Callable[[], None] = lambda: None
         """Called after each renewal of the tickets, which is at least once an hour."""
@@ -81,6 +85,7 @@ class Proxy:
         """Takes over the locks of an earlier worker, and starts the renewal of tickets and locks."""
         self.write_locks.take_over(self._locked_inos())
         self._renewal.start()
+        self.program_locks.start()
         self.write_locks.start()
 
     def close(self) -> None:
@@ -88,6 +93,7 @@ class Proxy:
         self.uploads.shutdown(cancel_futures=True)
         self.downloads.shutdown(cancel_futures=True)
         self.write_locks.close()
+        self.program_locks.close()
         if self.feed is not None:
             self.feed.close()
         self._stop.set()
@@ -126,7 +132,9 @@ class Proxy:
     # Background
 
     def _locked_inos(self) -> list[int]:
-        writers = {file.ino for _, file in self.slate.handles.items() if file.is_writer}
+        writers = {
+            file.ino for _, file in self.slate.handles.items() if file.is_writer and not file.is_shared
+        }
         return sorted(writers.union(call.ino for call in self.calls.left() if call.ino))
 
     def _reserve(self, count: int) -> list[int]:

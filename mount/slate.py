@@ -26,15 +26,18 @@ import msgspec
 from wire.errors import fail
 from wire.messages.auth import Realm, Session
 from wire.messages.common import Caller
+from wire.messages.lock import Range
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised with every change of what is below: a worker takes over only from one that wrote as it reads."""
 
 HANDLES_MAX = 65536
 CALLS_MAX = 1024
 """More than a binding has threads."""
+
+PROGRAM_LOCKS_MAX = 32768
 
 NUMBERS_A_GENERATION = 2**40
 
@@ -47,7 +50,7 @@ class OpenFile(msgspec.Struct, frozen=True, array_like=True):
     ``token`` of the write lock, and ``version``, as they were then. ``outrun``: somebody else has written
     since, so nothing may be written through it any more. ``served``: how the kernel serves it (the binding's
     word), from which ``backing`` file, with which ``file_number`` of its own; ``is_aside``: the kernel has
-    closed it, but a map may be left."""
+    closed it, but a map may be left. ``is_shared``: programs lock the file for themselves."""
 
     number: int
     ino: int
@@ -62,6 +65,7 @@ class OpenFile(msgspec.Struct, frozen=True, array_like=True):
     backing: int = 0
     file_number: int = 0
     is_aside: bool = False
+    is_shared: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +88,14 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     mode: int | None
     atime: int | None
     mtime: int | None
+
+
+class ProgramLock(msgspec.Struct, frozen=True, array_like=True):
+    """What a program has locked of an inode, through the open file ``handle``."""
+
+    ino: int
+    handle: int
+    range: Range
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -162,11 +174,13 @@ _GENERATION, _SESSION, _INIT = range(_SINGLES)
 _HANDLE_BYTES = 2048
 _CALL_BYTES = 128
 _ATTRIBUTES_BYTES = 64
+_LOCK_BYTES = 96
 _SIZES = (
     (_SINGLES, _SINGLE_BYTES),
     (HANDLES_MAX, _HANDLE_BYTES),
     (CALLS_MAX, _CALL_BYTES),
     (HANDLES_MAX, _ATTRIBUTES_BYTES),
+    (PROGRAM_LOCKS_MAX, _LOCK_BYTES),
 )
 _STARTS = tuple(itertools.accumulate((Table.size_bytes(*size) for size in _SIZES), initial=_HEAD_BYTES))
 
@@ -199,6 +213,7 @@ class Slate:
         self.handles = Table(*tables[1], OpenFile)
         self.calls = Table(*tables[2], Call)
         self.attributes = Table(*tables[3], Attributes)
+        self.program_locks = Table(*tables[4], ProgramLock)
         self.generation = int.from_bytes(self._single(_GENERATION) or b"", "little")
         """How many workers were there before this one."""
         self._singles.put(_GENERATION, _Single((self.generation + 1).to_bytes(8, "little")))

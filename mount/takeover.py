@@ -40,6 +40,7 @@ def take_over(proxy: Proxy, table: NodeTable, committer: Committer) -> None:
     attrs = dict(_attrs(proxy, [handles[-1][1] for handles in handles_of.values()]))
     for ino, handles in handles_of.items():
         node = _open(table, handles, attrs.get(ino))
+        node.is_shared = any(file.is_shared for _, file in handles)
         node.rescan()
         _settle_commit(proxy, node)
         node.pending = table.attributes_left(ino)
@@ -90,6 +91,14 @@ def _settle_commit(proxy: Proxy, node: Node) -> None:
 
 def _restore_writers(proxy: Proxy, node: Node, writers: list[OpenFile], attr: Attr | None) -> None:
     copy = node.copy
+    if node.is_shared:  # the programs' own locks were kept, or they are told
+        node.writers = len(writers)
+        node.caller = writers[-1].caller if writers else None
+        if any(file.outrun for file in writers):
+            node.failure = Conflict("somebody else has written meanwhile")
+        if attr is not None and not copy.dirty:
+            node.accept(attr)
+        return
     if not writers:
         if attr is not None and not copy.dirty:
             node.accept(attr)

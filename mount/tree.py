@@ -221,7 +221,7 @@ class Tree:
         """For how long attributes that this mount has shown may be believed elsewhere."""
         node = self._table.peek(attr.ino)
         seconds = self._names.attr_seconds(attr)
-        if node is None or not node.is_ours:
+        if node is None or not (node.is_ours or node.copy.is_past_us):
             return seconds
         return min(BELIEF_SECONDS, seconds) if self._names.is_exact else BELIEF_SECONDS
 

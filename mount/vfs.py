@@ -14,8 +14,8 @@ import msgspec
 
 from cache.copies import CopyStore
 from mount.feed import Believer
+from mount.locking import Locking
 from mount.nodes import Handle
-from mount.opening import Opening
 from mount.proxy import Proxy
 from mount.takeover import take_over
 from mount.tree import Changes
@@ -32,7 +32,7 @@ LEFTOVER_SECONDS = 60.0
 """The kernel repeats calls at once or never: after this, what an earlier worker has begun is forgotten."""
 
 
-class Vfs(Opening):
+class Vfs(Locking):
     """A mounted realm: its tree, the content of open files, and here its life, and what bindings and commands
     ask besides. Thread-safe. ``start`` before use, ``close`` afterwards."""
 
@@ -51,6 +51,7 @@ class Vfs(Opening):
         self.checks: list[Callable[[], bool]] = []
         """What ``is_able`` asks besides; a binding adds its own."""
         proxy.on_renewal = self._renew_holds
+        proxy.program_locks.on_lost = self._on_program_lock_lost
 
     def start(self) -> None:
         """Opens again what an earlier worker had open (mount.takeover), and starts the background write-back.

@@ -48,6 +48,10 @@ class Writing(Ranges):
                     node.failure = None
                 self._lock_for_writing(node, left_seconds, reads, who)
                 node.writers += 1
+                if node.lock is not None and node.lock.is_shared:
+                    self._note_shared(node)
+                if node.is_shared:
+                    self._give_way_again(node)
         except Busy as error:
             if flags & os.O_NONBLOCK:
                 raise fail(errno.EWOULDBLOCK, error.detail) from error
@@ -77,6 +81,20 @@ class Writing(Ranges):
                     node.move_to(attr)
                 node.lock, node.lock_lost = lock, False
             node.caller = who
+
+    def _give_way_again(self, node: Node) -> None:
+        """Under gate, for one more writer of a shared file; if it fails, he is none."""
+        try:
+            self._committer.give_way_to_programs(node)
+        except BaseException:
+            node.writers -= 1
+            raise
+
+    def _note_shared(self, node: Node) -> None:
+        """Programs lock this file for themselves, so its write lock is held for commits only."""
+        if not node.is_shared:
+            node.is_shared = True
+            self._table.note_shared(node)
 
     def _open_write(self, node: Node, lock: WriteLock, reads: bool, who: Caller | None) -> Attr:
         try:
@@ -125,7 +143,7 @@ class Writing(Ranges):
         prolonged by new writers here. Raises Busy and InterruptedError."""
 
         def may_write() -> bool:
-            return node.writers == 0 or not self._proxy.write_locks.is_wanted(node.ino)
+            return node.writers == 0 or node.is_shared or not self._proxy.write_locks.is_wanted(node.ino)
 
         last_moment = time.monotonic() + wait_seconds
         if not node.gate.enter(GATE_SECONDS, may_write):

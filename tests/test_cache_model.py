@@ -412,7 +412,7 @@ class CopyMachine(RuleBasedStateMachine):
         self.fetch(0, SIZE_MAX)
         reader = self.copy.lend(os.O_RDONLY)
         assert reader is not None
-        assert self.copy.is_read_past_us()
+        assert self.copy.is_used_past_us()
         with self.risky(kill_at):
             version = self.commit_elsewhere(size, changed, holes, fill)
             self.bring(version)

@@ -179,7 +179,7 @@ def test_a_newer_version_comes_to_who_reads_the_file(copy: LocalCopy, store: Cop
     assert first is not None
     with borrowed(copy) as descriptor:
         shown = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        assert copy.is_read_past_us()
+        assert copy.is_used_past_us()
         with successor_of(copy, {0: first, 1: b"b" * 9}, 3 * CHUNK_BYTES) as successor:
             assert [chunk.index for chunk in successor.wanted] == [1], "nothing else is fetched"
             assert os.pread(descriptor, 2, CHUNK_BYTES) == b"\0\0"
@@ -211,7 +211,7 @@ def test_who_writes_past_us_gets_no_other_version(copy: LocalCopy) -> None:
         assert copy.successor(7, 5) is None, "it is this one"
         with successor_of(copy, {0: b"other"}, 5) as successor:
             with borrowed(copy, os.O_WRONLY):
-                assert not copy.is_read_past_us()
+                assert not copy.is_used_past_us()
                 assert not copy.follow(successor)
             copy.rescan()
             copy.write(0, b"dirty")

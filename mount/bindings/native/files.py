@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
+from mount.bindings.native.locks import signed
 from mount.bindings.native.passthrough import PASSTHROUGH
 from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
@@ -137,7 +138,7 @@ class Files:
             raise
         if keep and not flags & PASSTHROUGH:  # the kernel takes these two for a mistake
             flags |= KEEP_CACHE
-        if not handle.is_writer:
+        if not handle.is_writer and not handle.node.is_shared:  # a close(2) may end locks
             flags |= NOFLUSH
         return protocol.OPEN_OUT.pack(handle.number, flags, backing)
 
@@ -182,8 +183,13 @@ class Files:
 
     def flush(self, request: Request) -> Answer:
         """close(2) of one of a file's descriptors."""
-        number = protocol.FLUSH_IN.read(request.body).fh
-        return self._saved(self._handle(number), self._the.vfs.flush)
+        asked = protocol.FLUSH_IN.read(request.body)
+        handle = self._handle(asked.fh)
+        try:
+            return self._saved(handle, self._the.vfs.flush)
+        finally:
+            if handle.node.is_shared:
+                self._the.vfs.unlock_owner(asked.fh, signed(asked.lock_owner))
 
     def fsync(self, request: Request) -> Answer:
         """fsync(2) and fdatasync(2)."""
@@ -204,6 +210,7 @@ class Files:
         handle = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
         if handle is None:
             return DONE  # an earlier worker has closed it, and could not say so any more
+        self._the.vfs.unlock_handle(handle.number)  # a map may outlive it
         self._the.passthrough.closed(handle)
         return DONE
 

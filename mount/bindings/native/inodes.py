@@ -247,11 +247,20 @@ class Inodes:
         ``drop`` is ``Notifications.drop``: the attributes go if they are not of the version that was opened,
         and so do the pages. Call ``closed`` for each.
         """
-        version, moves = node.shown
         with self._guard:
             record = self._record(node.ino)
             is_first = record.open == 0
             record.open += 1
+        return self._see(node, drop, is_first)
+
+    def validated(self, node: Node, drop: Callable[[int, int], bool]) -> None:
+        """As ``opened``, for a file that is open already and may have moved on."""
+        self._see(node, drop, is_first=False)
+
+    def _see(self, node: Node, drop: Callable[[int, int], bool], is_first: bool) -> bool:
+        version, moves = node.shown
+        with self._guard:
+            record = self._record(node.ino)
             keep = record.pages == version and (is_first or record.moves == moves)
             if keep:
                 record.moves = moves

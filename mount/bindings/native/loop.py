@@ -3,7 +3,7 @@
 Each thread reads a request into a buffer of its own, carries it out itself and answers: nothing is handed
 over. A request may wait long (for a lock, for a service), so whoever takes one and leaves nobody to read
 starts another thread, unless it is one that never waits; when more than a few wait for requests, the next one
-ends.
+ends. What waits for another program's lock may wait for days: it gets a thread of its own (``Later``).
 """
 
 import errno
@@ -11,13 +11,15 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 
 from mount import interruption
 from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Opcode
-from mount.bindings.native.requests import Answer, Request
+from mount.bindings.native.requests import Answer, Later, Request
 from mount.calls import Calls
 
 log = logging.getLogger(__name__)
@@ -148,18 +150,35 @@ class Loop:
         body = data[protocol.IN_HEADER.size : head.len]
         request = Request(head.opcode, head.unique, head.nodeid, head.uid, head.gid, head.pid, body, room)
         self._calls.begin(head.unique & ~protocol.UNIQUE_RESEND)
-        number, answer = self._carry_out(request)
-        if answer is not None:
+        number, answer = self._carry_out(request, lambda: self._operations.answer(request))
+        if isinstance(answer, Later):
+            self._answer_later(request, answer)
+        elif answer is not None:
             self._send(head.unique, number, answer)
         self._calls.end()
 
-    def _carry_out(self, request: Request) -> tuple[int, Answer]:
+    def _answer_later(self, request: Request, later: Later) -> None:
+        """``request`` without what was in the buffers: those serve another one now."""
+        waiting = replace(request, body=memoryview(b""), room=memoryview(b""))
+
+        def run() -> None:
+            number, answer = self._carry_out(waiting, later.run)
+            assert isinstance(answer, bytes), "who has waited waits no more"
+            self._send(waiting.unique, number, answer)
+
+        try:
+            threading.Thread(target=run, name="fuse-waiting", daemon=True).start()
+        except RuntimeError as error:
+            log.info("there is no thread to wait in: %s", error)
+            self._send(request.unique, errno.ENOLCK, b"")
+
+    def _carry_out(self, request: Request, run: Callable[[], Answer]) -> tuple[int, Answer]:
         """``(errno, answer)``."""
         if self._stopping:
             return errno.ENOTCONN, b""
         try:
             with interruption.call(request.unique):
-                return 0, self._operations.answer(request)
+                return 0, run()
         except OSError as error:
             return error.errno or errno.EIO, b""
         except protocol.Malformed as error:

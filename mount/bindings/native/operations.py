@@ -8,6 +8,7 @@ from mount.bindings.native.attributes import Attributes
 from mount.bindings.native.context import Context
 from mount.bindings.native.directories import Directories
 from mount.bindings.native.files import Files
+from mount.bindings.native.locks import Locks
 from mount.bindings.native.names import Names
 from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
@@ -24,6 +25,7 @@ class Operations:
             **Attributes(the).methods,
             **Files(the).methods,
             **Directories(the).methods,
+            **Locks(the).methods,
             Opcode.SYNCFS: self.syncfs,
             Opcode.DESTROY: self.destroy,
             Opcode.INTERRUPT: self.interrupt,

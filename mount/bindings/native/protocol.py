@@ -58,6 +58,9 @@ class Opcode(enum.IntEnum):
     READDIR = 28
     RELEASEDIR = 29
     FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
     ACCESS = 34
     CREATE = 35
     INTERRUPT = 36
@@ -79,8 +82,10 @@ class Init(enum.IntFlag):
     """FUSE_INIT flags; the bits from 32 on are in ``flags2``."""
 
     ASYNC_READ = 1 << 0
+    POSIX_LOCKS = 1 << 1
     ATOMIC_O_TRUNC = 1 << 3
     BIG_WRITES = 1 << 5
+    FLOCK_LOCKS = 1 << 10
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
     PARALLEL_DIROPS = 1 << 18
@@ -354,6 +359,23 @@ class WriteIn(NamedTuple):
     padding: int
 
 
+LK_FLOCK = 1 << 0
+"""FUSE_LK_FLOCK: the lock is one of flock(2)."""
+
+
+class LkIn(NamedTuple):
+    """GETLK, SETLK and SETLKW. ``start`` to ``pid`` are a fuse_file_lock."""
+
+    fh: int
+    owner: int
+    start: int
+    end: int
+    type: int
+    pid: int
+    lk_flags: int
+    padding: int
+
+
 class ReleaseIn(NamedTuple):
     """RELEASE and RELEASEDIR."""
 
@@ -458,6 +480,7 @@ READ_IN = Structure("fuse_read_in", "QQIIQII", ReadIn)
 WRITE_IN = Structure("fuse_write_in", "QQIIQII", WriteIn)
 RELEASE_IN = Structure("fuse_release_in", "QIIQ", ReleaseIn)
 FLUSH_IN = Structure("fuse_flush_in", "QIIQ", FlushIn)
+LK_IN = Structure("fuse_lk_in", "QQQQIIII", LkIn)
 FSYNC_IN = Structure("fuse_fsync_in", "QII", FsyncIn)
 SETXATTR_IN = Structure("fuse_setxattr_in of before 7.33", "II", SetxattrIn)
 GETXATTR_IN = Structure("fuse_getxattr_in", "II", GetxattrIn)
@@ -486,6 +509,15 @@ class InitOut(NamedTuple):
     flags2: int
     max_stack_depth: int
     request_timeout: int
+
+
+class FileLock(NamedTuple):
+    """A lock, or that there is none (F_UNLCK)."""
+
+    start: int
+    end: int
+    type: int
+    pid: int
 
 
 class Attr(NamedTuple):
@@ -625,6 +657,7 @@ STATX_OUT = Structure(
     "QII16xIIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIII112x",
     StatxOut,
 )
+LK_OUT = Structure("fuse_lk_out", "QQII", FileLock)
 OPEN_OUT = Structure("fuse_open_out", "QIi", OpenOut)
 WRITE_OUT = Structure("fuse_write_out", "II", WriteOut)
 STATFS_OUT = Structure("fuse_kstatfs", "QQQQQIIII24x", StatfsOut)

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Answer = bytes | memoryview | None
+
+@dataclass(slots=True)
+class Later:
+    """The answer is what ``run`` returns, in a thread of its own: it may have to wait for very long."""
+
+    run: "Callable[[], Answer]"
+
+
+Answer = bytes | memoryview | Later | None
 """What follows the header of the answer; None: there is no answer at all."""
 
 DONE = b""

@@ -32,6 +32,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 WANTED = (
     Init.ASYNC_READ
+    | Init.POSIX_LOCKS
+    | Init.FLOCK_LOCKS
     | Init.ATOMIC_O_TRUNC
     | Init.BIG_WRITES
     | Init.DO_READDIRPLUS
