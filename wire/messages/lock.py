@@ -13,8 +13,8 @@ from wire.limits import LOCK_POLL_SECONDS_MAX, OPS_MAX, RANGES_MAX
 from wire.messages.common import Count, Inos, Positive
 
 Seconds = Annotated[float, Meta(ge=0, le=LOCK_POLL_SECONDS_MAX)]
-Owner = Annotated[int, Meta(ge=-(2**63), lt=2**63)]
-Offset = Annotated[int, Meta(ge=0, lt=2**63)]
+Owner = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Offset = Count
 
 
 class Acquire(msgspec.Struct, frozen=True):
