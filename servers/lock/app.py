@@ -4,7 +4,18 @@ from servers.lock.config import LockConfig
 from servers.lock.service import LockService
 from servers.seals import Call
 from servers.web import Door
-from wire.messages.lock import Acquire, Break, Locks, Release, Renew
+from wire.messages.lock import (
+    Acquire,
+    AskRange,
+    Break,
+    LeaveRange,
+    Locks,
+    RangeAnswer,
+    Release,
+    Renew,
+    Restate,
+    SetRange,
+)
 from wire.tickets import Role
 
 
@@ -18,6 +29,10 @@ class LockServer:
         door.sealed("POST", "/v1/locks/acquire", self._acquire, Role.LOCK)
         door.sealed("POST", "/v1/locks/release", self._release, Role.LOCK)
         door.sealed("POST", "/v1/locks/renew", self._renew, Role.LOCK)
+        door.sealed("POST", "/v1/locks/ranges/set", self._set_range, Role.LOCK)
+        door.sealed("POST", "/v1/locks/ranges/leave", self._leave_range, Role.LOCK)
+        door.sealed("POST", "/v1/locks/ranges/ask", self._ask_range, Role.LOCK)
+        door.sealed("POST", "/v1/locks/ranges/restate", self._restate_ranges, Role.LOCK)
         door.sealed("POST", "/v1/locks/break", self._break, Role.LOCK)
         door.sealed("GET", "/v1/locks", self._locks, Role.LOCK)
 
@@ -37,6 +52,18 @@ class LockServer:
 
     def _renew(self, call: Call) -> bytes:
         return self.service.renew(call.ticket, call.counter(), call.message(Renew))
+
+    def _set_range(self, call: Call) -> bytes:
+        return self.service.set_range(call.ticket, call.counter(), call.message(SetRange))
+
+    def _leave_range(self, call: Call) -> bytes:
+        return self.service.leave_range(call.ticket, call.counter(), call.message(LeaveRange))
+
+    def _ask_range(self, call: Call) -> RangeAnswer:
+        return self.service.ask_range(call.ticket, call.message(AskRange))
+
+    def _restate_ranges(self, call: Call) -> bytes:
+        return self.service.restate_ranges(call.ticket, call.counter(), call.message(Restate))
 
     def _break(self, call: Call) -> bytes:
         return self.service.break_lock(call.ticket, call.counter(), call.message(Break))

@@ -9,13 +9,14 @@ only, so no other rule needs a clock to say who holds what.
 import errno
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
 from servers.lock.config import LockConfig
+from servers.lock.range_store import RangeStore
 from servers.lock.store import LockRow, Store, WaiterRow
 from wire.errors import fail
 from wire.messages.lock import Acquired, LockAnswer
@@ -45,8 +46,9 @@ class Turn:
     """One transaction, and what is to be done after its commit."""
 
     connection: Connection
-    settled: list[tuple[int, int]] = field(default_factory=list)
-    """Sessions and inodes that were granted or have left the queue: nobody waits for them any more."""
+    settled: list[Hashable] = field(default_factory=list)
+    """What was granted, or whose queue was left: nobody waits for it any more. A session and an inode for a
+    write lock, the key of a place (range_queue) for a range."""
     due: float = math.inf
     """When a lease or place that began here ends, if it is not prolonged."""
 
@@ -70,9 +72,12 @@ class Look(NamedTuple):
 class Rules:
     """What may be done in a transaction. ``asks`` says whether a waiter's request is held back right now."""
 
-    def __init__(self, config: LockConfig, store: Store, asks: Callable[[WaiterRow], bool]) -> None:
+    def __init__(
+        self, config: LockConfig, store: Store, ranges: RangeStore, asks: Callable[[WaiterRow], bool]
+    ) -> None:
         self._config = config
         self._store = store
+        self._ranges = ranges
         self._asks = asks
 
     def look(self, turn: Turn, session: int, inos: Sequence[int]) -> Look:
@@ -98,7 +103,7 @@ class Rules:
         at_home = {row.ino for row in places}
         homeless = [ino for ino in look.taken if ino not in at_home] if queue else []
         used = [row.place for ino in look.free for row in look.queues[ino] if row.session == who.session]
-        self._need_room(turn, who.user, len(look.free) - len(used) + len(homeless))
+        self.need_room(turn, who.user, len(look.free) - len(used) + len(homeless))
         now, connection = self._config.clock(), turn.connection
         self._store.remove_places(connection, used)
         granted = self._grant(turn, [(ino, who) for ino in look.free])
@@ -109,8 +114,9 @@ class Rules:
         if look.taken:
             turn.ends(now + self._config.place_seconds)
         turn.settled.extend((who.session, ino) for ino in mine)
-        answers = {row.ino: self._granted(row) for row in (*look.mine, *granted)}
-        answers.update((ino, _refused(look, ino)) for ino in look.taken)
+        shared = self._ranges.shared(connection, look.inos)
+        answers = {row.ino: self._granted(row, row.ino in shared) for row in (*look.mine, *granted)}
+        answers.update((ino, _refused(look, ino, ino in shared)) for ino in look.taken)
         return Acquired([answers[ino] for ino in look.inos])
 
     def leave(self, turn: Turn, session: int, inos: Sequence[int]) -> None:
@@ -142,10 +148,14 @@ class Rules:
         if expiry is not None:
             turn.ends(expiry)
 
-    def _need_room(self, turn: Turn, user: str, more: int) -> None:
-        """Inode numbers are easily guessed: without a limit one user could lock everything."""
+    def need_room(self, turn: Turn, user: str, more: int) -> None:
+        """Raises ENOLCK if the user would have too many locks, ranges and places with so many more. Inode
+        numbers are easily guessed: without a limit one user could lock everything."""
         most = self._config.user_locks_max
-        if more > 0 and self._store.count_of(turn.connection, user) + more > most:
+        if more <= 0:
+            return
+        count = self._store.count_of(turn.connection, user) + self._ranges.count_of(turn.connection, user)
+        if count + more > most:
             raise fail(errno.ENOLCK, f"a user has at most {most} locks and places in queues")
 
     def _grant(self, turn: Turn, gifts: Sequence[tuple[int, Who]]) -> list[LockRow]:
@@ -172,12 +182,12 @@ class Rules:
         ]
         self._store.add_waiters(turn.connection, rows)
 
-    def _granted(self, row: LockRow) -> LockAnswer:
+    def _granted(self, row: LockRow, is_shared: bool) -> LockAnswer:
         grant = seal_grant(self._config.keys.grant, Grant(row.ino, row.token, row.session))
-        return LockAnswer(row.ino, row.token, grant)
+        return LockAnswer(row.ino, row.token, grant, is_shared=is_shared)
 
 
-def _refused(look: Look, ino: int) -> LockAnswer:
+def _refused(look: Look, ino: int, is_shared: bool) -> LockAnswer:
     """Who has it, or for whom it is reserved."""
     holder: Who = look.locks.get(ino) or look.queues[ino][0]
-    return LockAnswer(ino, holder=f"{holder.user}@{holder.client}")
+    return LockAnswer(ino, holder=f"{holder.user}@{holder.client}", is_shared=is_shared)

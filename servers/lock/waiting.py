@@ -5,17 +5,20 @@ the last that a thread takes: nothing else is called with it held.
 """
 
 import threading
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+
+Key = Hashable
+"""What is waited for, and by whom. Equal keys are waited for together."""
 
 
 @dataclass(eq=False)
 class HeldBack:
-    """A request of ``session`` for ``inos``; ``done`` is set when none of them is missing any more."""
+    """A request for ``keys``; ``done`` is set when none of them is missing any more."""
 
-    session: int
-    inos: frozenset[int]
-    missing: set[int]
+    keys: frozenset[Key]
+    missing: set[Key]
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -25,43 +28,45 @@ class Waiting:
     def __init__(self, requests_max: int) -> None:
         self._requests_max = requests_max
         self._changed = threading.Condition()
-        self._by_session: dict[int, list[HeldBack]] = {}
-        self._count = 0
+        self._requests: set[HeldBack] = set()
+        self._by_key: defaultdict[Key, set[HeldBack]] = defaultdict(set)
         self._closed = False
 
-    def enter(self, session: int, inos: Collection[int]) -> HeldBack | None:
-        """A place to wait for all of ``inos``, to be left by ``leave``; None if there is no room."""
+    def enter(self, keys: Iterable[Key]) -> HeldBack | None:
+        """A place to wait for all of ``keys``, to be left by ``leave``; None if there is no room."""
         with self._changed:
-            if self._closed or self._count >= self._requests_max:
+            if self._closed or len(self._requests) >= self._requests_max:
                 return None
-            request = HeldBack(session, frozenset(inos), set(inos))
-            self._by_session.setdefault(session, []).append(request)
-            self._count += 1
+            request = HeldBack(frozenset(keys), set(keys))
+            self._requests.add(request)
+            for key in request.keys:
+                self._by_key[key].add(request)
             return request
 
     def leave(self, request: HeldBack) -> None:
         """The request is held back no more; a second time it does nothing."""
         with self._changed:
-            requests = self._by_session.get(request.session, [])
-            if request in requests:
-                requests.remove(request)
-                self._count -= 1
-                if not requests:
-                    del self._by_session[request.session]
-                self._changed.notify_all()
+            if request not in self._requests:
+                return
+            self._requests.remove(request)
+            for key in request.keys:
+                self._by_key[key].remove(request)
+                if not self._by_key[key]:
+                    del self._by_key[key]
+            self._changed.notify_all()
 
-    def asks(self, session: int, ino: int) -> bool:
-        """Whether a request of ``session`` for ``ino`` is held back at this moment, so that its answer can
-        bring the lock. ``missing`` does not say it: a late ``settle`` may be about an earlier request."""
+    def asks(self, key: Key) -> bool:
+        """Whether a request for ``key`` is held back at this moment, so that its answer can bring it.
+        ``missing`` does not say it: a late ``settle`` may be about an earlier request."""
         with self._changed:
-            return any(ino in request.inos for request in self._by_session.get(session, ()))
+            return key in self._by_key
 
-    def settle(self, settled: Iterable[tuple[int, int]]) -> None:
-        """These pairs of session and inode are waited for no more: granted, or out of the queue."""
+    def settle(self, settled: Iterable[Key]) -> None:
+        """These are waited for no more: granted, or out of the queue."""
         with self._changed:
-            for session, ino in settled:
-                for request in self._by_session.get(session, ()):
-                    request.missing.discard(ino)
+            for key in settled:
+                for request in self._by_key.get(key, ()):
+                    request.missing.discard(key)
                     if not request.missing:
                         request.done.set()
 
@@ -69,7 +74,6 @@ class Waiting:
         """Ends every wait, and waits until the requests have left; later ones are not held back."""
         with self._changed:
             self._closed = True
-            for requests in self._by_session.values():
-                for request in requests:
-                    request.done.set()
-            self._changed.wait_for(lambda: not self._count, patience_seconds)
+            for request in self._requests:
+                request.done.set()
+            self._changed.wait_for(lambda: not self._requests, patience_seconds)

@@ -9,9 +9,10 @@ from servers.database import sqlite_url
 from servers.keys import new_realm_keys
 from servers.lock.app import make_server
 from servers.lock.config import LockConfig
+from servers.lock.range_queue import Place
 from tests.support.inprocess import InProcessWire, make_keyring
 from tests.support.times import Clock, wait_until
-from wire.messages.lock import Acquired, LockInfo
+from wire.messages.lock import Acquired, LockInfo, Range, RangeAnswer
 from wire.tickets import Role
 
 URL = "http://lock"
@@ -58,6 +59,17 @@ class LockRealm:
         future = self._threads.submit(client.acquire, inos, WAIT)
         wait_until(lambda: len(self.queue(inos[-1])) > length)
         return future
+
+    def waits_for_range(self, client: LockClient, ino: int, wanted: Range) -> "Future[RangeAnswer]":
+        """A request for a range that is held back, in a thread of its own; returns when it is queued."""
+        length = len(self.range_queue(ino))
+        future = self._threads.submit(client.set_range, ino, wanted, WAIT)
+        wait_until(lambda: len(self.range_queue(ino)) > length)
+        return future
+
+    def range_queue(self, ino: int) -> list[Place]:
+        """Who waits for ranges."""
+        return self.server.service.range_queue.of_inode(ino)
 
     def pass_time(self, seconds: float) -> None:
         """Puts the clock forward and does what the alarm does then."""

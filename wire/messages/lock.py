@@ -14,7 +14,7 @@ from wire.messages.common import Count, Inos, Positive
 
 Seconds = Annotated[float, Meta(ge=0, le=LOCK_POLL_SECONDS_MAX)]
 Owner = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Offset = Count
 
 
 class Acquire(msgspec.Struct, frozen=True):

@@ -1,0 +1,120 @@
+"""Who waits for ranges of programs, in which order, and for whom.
+
+First come, first served: nobody gets what an earlier place is in conflict with. Except if who is in that
+place waits, directly or through others, for the very one who asks: then all would wait for ever. A circle
+that is closed by held ranges alone cannot be opened like that; who would close it is told EDEADLK.
+
+All of this is in memory: after a restart the clients ask again. It is changed inside database transactions
+only, one at a time. After a rollback it may be ahead of the database: somebody has lost a place, and asks
+again.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from servers.lock.ranges import Claim, Owner, conflict_of, covers, in_conflict, of_owner
+
+Held = Callable[[int], Sequence[Claim]]
+"""The ranges that anybody has of an inode."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Somebody who waits for ``claim`` of ``ino``. ``since`` and ``asked_at`` in seconds since the epoch."""
+
+    number: int
+    ino: int
+    claim: Claim
+    user: str
+    client: str
+    since: float
+    asked_at: float
+
+    @property
+    def session(self) -> int:
+        """Who waits."""
+        return self.claim.session
+
+    @property
+    def key(self) -> tuple[int, Claim]:
+        """What is asked for: who asks for the same again has the same place."""
+        return self.ino, self.claim
+
+
+class RangeQueue:
+    """The places of all inodes. Reading is thread-safe."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._guard = threading.Lock()
+        self._places: dict[tuple[int, Claim], Place] = {}
+
+    def places(self) -> list[Place]:
+        """All, the earliest first."""
+        with self._guard:
+            return list(self._places.values())
+
+    def of_inode(self, ino: int) -> list[Place]:
+        """Those who wait for ranges of ``ino``, the earliest first."""
+        return [place for place in self.places() if place.ino == ino]
+
+    def count_of(self, user: str) -> int:
+        """How many places the sessions of ``user`` have."""
+        return sum(place.user == user for place in self.places())
+
+    def find(self, ino: int, claim: Claim) -> Place | None:
+        """The place of who waits for this already."""
+        with self._guard:
+            return self._places.get((ino, claim))
+
+    def draft(self, ino: int, claim: Claim, user: str, client: str, now: float) -> Place:
+        """A place behind all others, not yet taken."""
+        return Place(next(self._numbers), ino, claim, user, client, now, now)
+
+    def join(self, place: Place) -> None:
+        """Takes it."""
+        with self._guard:
+            self._places[place.key] = place
+
+    def leave(self, place: Place) -> None:
+        """Gives it up, if it was taken."""
+        with self._guard:
+            self._places.pop(place.key, None)
+
+    def obstacle(self, place: Place, near: Sequence[Claim], held: Held) -> Claim | Place | None:
+        """What stands between ``place`` and its claim: a range, somebody in front, or nothing. ``near`` are
+        at least the ranges of its inode that may be in conflict, or are the asker's own."""
+        owner = place.claim.owner
+        if covers(of_owner(near, owner), place.claim.range):
+            return None
+        if conflict := conflict_of(near, place.claim):
+            return conflict
+        in_front = (earlier for earlier in self._in_front(place) if not self._waits_for(earlier, owner, held))
+        return next(in_front, None)
+
+    def is_circle(self, place: Place, held: Held) -> bool:
+        """Whether who takes ``place`` would wait for himself, because of what he and others have."""
+        return self._waits_for(place, place.claim.owner, held, by_order=False)
+
+    def _in_front(self, place: Place) -> Iterator[Place]:
+        for other in self.of_inode(place.ino):
+            if other.number < place.number and in_conflict(other.claim, place.claim):
+                yield other
+
+    def _waits_for(self, place: Place, goal: Owner, held: Held, by_order: bool = True) -> bool:
+        """Whether ``place`` waits for ``goal``, directly or through others; ``by_order``: also because of who
+        came first, not only of what is held."""
+        seen, todo = {place}, [place]
+        while todo:
+            waiting = todo.pop()
+            owners = {claim.owner for claim in held(waiting.ino) if in_conflict(claim, waiting.claim)}
+            if by_order:
+                owners.update(earlier.claim.owner for earlier in self._in_front(waiting))
+            if goal in owners:
+                return True
+            next_ones = {other for other in self.places() if other.claim.owner in owners} - seen
+            seen |= next_ones
+            todo.extend(next_ones)
+        return False

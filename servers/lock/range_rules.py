@@ -1,0 +1,236 @@
+"""The rules of the ranges that programs lock: who gets one, who waits, who is passed over, and when all ends.
+
+What every transaction leaves behind: of those whose request is held back, nobody waits for what he could
+have (``pass_on``). Who is between two requests keeps his place for ``place_seconds``, and then loses it.
+Leases and places end in ``end_old`` only, as those of the write locks do.
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+from servers.lock.config import LockConfig
+from servers.lock.range_queue import Place, RangeQueue
+from servers.lock.range_store import RangeStore
+from servers.lock.ranges import (
+    Claim,
+    Stock,
+    conflict_of,
+    covers,
+    in_normal_form,
+    of_owner,
+    with_range,
+    without,
+)
+from servers.lock.rules import Turn, Who
+from wire.errors import fail
+from wire.limits import RANGES_MAX
+from wire.messages.lock import AskRange, LeaveRange, Range, RangeAnswer, Restate, Restated, SetRange
+
+log = logging.getLogger(__name__)
+
+
+class RangeRules:
+    """What may be done in a transaction. ``asks`` says whether a place's request is held back right now;
+    ``need_room`` raises ENOLCK if a user would have too much."""
+
+    def __init__(
+        self,
+        config: LockConfig,
+        store: RangeStore,
+        queue: RangeQueue,
+        asks: Callable[[Place], bool],
+        need_room: Callable[[Turn, str, int], None],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._queue = queue
+        self._asks = asks
+        self._need_room = need_room
+
+    def set(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
+        """Gives ``who`` the range, or says what stands against it; with ``wait_seconds`` he has a place in
+        the queue then. Raises EDEADLK and ENOLCK."""
+        ino, claim = message.ino, Claim(who.session, message.range)
+        place = self._place(who, ino, claim)
+        self._give_up_other_kind(turn, who, ino, claim)
+        near = self._near(turn, ino, claim)
+        obstacle = self._queue.obstacle(place, near, self._held(turn))
+        if obstacle is None:
+            self._grant(turn, place, near)
+        elif self._queue.find(ino, claim) or message.wait_seconds > 0:
+            self._stay(turn, place)
+        self.pass_on(turn)
+        return RangeAnswer() if obstacle is None else self._answer(turn, who.session, obstacle)
+
+    def free(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
+        """Takes these bytes from the owner. Raises ENOLCK if that would make too many of what is left."""
+        claim = Claim(who.session, message.range)
+        mine = of_owner(self._store.near(turn.connection, message.ino, claim), claim.owner)
+        self._change(turn, who, message.ino, mine, without(mine, message.range))
+        self.pass_on(turn)
+        return RangeAnswer()
+
+    def collect(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
+        """What has come of a request that was held back. Takes nothing: somebody who has left the queue, and
+        perhaps gone away, must not get anything afterwards."""
+        claim = Claim(who.session, message.range)
+        place = self._place(who, message.ino, claim)
+        near = self._near(turn, message.ino, claim)
+        if covers(of_owner(near, claim.owner), claim.range):
+            return RangeAnswer()
+        if self._queue.find(message.ino, claim):
+            self._stay(turn, place)
+        obstacle = self._queue.obstacle(place, near, self._held(turn))
+        return self._answer(turn, who.session, obstacle or place)
+
+    def leave(self, turn: Turn, session: int, message: LeaveRange) -> None:
+        """The owner waits for nothing more of the inode."""
+        for place in self._queue.of_inode(message.ino):
+            owner = place.claim.owner
+            if (owner.session, owner.is_flock, owner.number) == (session, message.is_flock, message.owner):
+                self._end(turn, place)
+        self.pass_on(turn)
+
+    def ask(self, turn: Turn, session: int, message: AskRange) -> RangeAnswer:
+        """Which held range stands against this one. Changes nothing."""
+        claim = Claim(session, message.range)
+        conflict = conflict_of(self._store.near(turn.connection, message.ino, claim), claim)
+        return RangeAnswer() if conflict is None else self._answer(turn, session, conflict)
+
+    def restate(self, turn: Turn, who: Who, message: Restate) -> Restated:
+        """Makes ``ranges`` all that the session has of the inode, as far as it has them or nothing is in
+        conflict with them. Raises ENOLCK, and BadMessage if ranges of one owner overlap."""
+        session, held = who.session, self._store.of_inode(turn.connection, message.ino)
+        others = Stock(claim for claim in held if claim.session != session)
+        own = Stock(claim for claim in held if claim.session == session)
+        lost = [
+            range
+            for range in message.ranges
+            if not own.covers(Claim(session, range)) and others.is_against(Claim(session, range))
+        ]
+        kept = in_normal_form(set(message.ranges).difference(lost))
+        self._change(turn, who, message.ino, [claim.range for claim in own.claims], kept)
+        self.pass_on(turn)
+        return Restated(lost)
+
+    def renew(self, turn: Turn, session: int) -> list[int]:
+        """One more lease for all ranges of the session; returns the inodes of which it has any."""
+        if not self._store.extend(turn.connection, session, self._lease_end()):
+            return []
+        return self._store.inos_of(turn.connection, session)
+
+    def break_all(self, turn: Turn, ino: int) -> bool:
+        """Ends all ranges of the inode. Returns whether there were any."""
+        there_were = self._store.remove_all(turn.connection, ino)
+        self.pass_on(turn)
+        return there_were
+
+    def pass_on(self, turn: Turn) -> None:
+        """Gives everybody whose request is held back what he waits for, as far as nothing stands against
+        it any more."""
+        held = self._held(turn)
+        goes_on = True
+        while goes_on:
+            goes_on = False
+            for place in self._queue.places():
+                near = held(place.ino)
+                if self._asks(place) and self._queue.obstacle(place, near, held) is None:
+                    self._pass_to(turn, place, near)
+                    held, goes_on = self._held(turn), True
+
+    def end_old(self, turn: Turn) -> None:
+        """Ends the leases and places whose time is over; the turn is due when the next one's is."""
+        now = self._config.clock()
+        if ended := self._store.remove_expired(turn.connection, now):
+            log.info("the leases of %d ranges have ended", ended)
+        silent_since = now - self._config.place_seconds
+        for place in self._queue.places():
+            if place.asked_at > silent_since:
+                turn.ends(place.asked_at + self._config.place_seconds)
+            elif not self._asks(place):
+                self._end(turn, place)
+        self.pass_on(turn)
+        expiry = self._store.next_expiry(turn.connection)
+        if expiry is not None:
+            turn.ends(expiry)
+
+    def _held(self, turn: Turn) -> Callable[[int], list[Claim]]:
+        """The ranges of an inode, each read once: for as long as nothing changes."""
+        return cache(partial(self._store.of_inode, turn.connection))
+
+    def _near(self, turn: Turn, ino: int, claim: Claim) -> list[Claim]:
+        return self._store.near(turn.connection, ino, claim)
+
+    def _place(self, who: Who, ino: int, claim: Claim) -> Place:
+        """Where ``who`` waits for it already, or would."""
+        draft = self._queue.draft(ino, claim, who.user, who.client, self._config.clock())
+        return self._queue.find(ino, claim) or draft
+
+    def _give_up_other_kind(self, turn: Turn, who: Who, ino: int, claim: Claim) -> None:
+        """flock(2): "the existing lock is first removed, and then a new lock is established", so that two who
+        both want to change from shared to exclusive do not wait for each other for ever."""
+        if not claim.range.is_flock:
+            return
+        mine = of_owner(self._near(turn, ino, claim), claim.owner)
+        if mine and not covers(mine, claim.range):
+            self._change(turn, who, ino, mine, without(mine, claim.range))
+
+    def _grant(self, turn: Turn, place: Place, near: Sequence[Claim]) -> None:
+        """The owner has it now, and waits for it no more."""
+        mine = of_owner(near, place.claim.owner)
+        self._change(turn, place, place.ino, mine, with_range(mine, place.claim.range))
+        self._end(turn, place)
+
+    def _pass_to(self, turn: Turn, place: Place, near: Sequence[Claim]) -> None:
+        """As ``_grant``, in a transaction that is somebody else's."""
+        try:
+            self._grant(turn, place, near)
+        except OSError:  # it has become too much for him: he is told so when he asks again
+            self._end(turn, place)
+
+    def _change(self, turn: Turn, who: Who, ino: int, old: Sequence[Range], new: Sequence[Range]) -> None:
+        """The session's ranges ``old`` become ``new``, if there is room for them."""
+        before, after = set(old), set(new)
+        removed, added = before - after, after - before
+        more = len(added) - len(removed)
+        if more > 0:
+            self._need_room(turn, who.user, more)
+            if self._store.count(turn.connection, ino, who.session) + more > RANGES_MAX:
+                raise fail(errno.ENOLCK, f"a session has at most {RANGES_MAX} ranges of an inode")
+        self._store.change(turn.connection, ino, who.session, removed, added, self._config.clock())
+        if after:
+            self._prolong(turn, who)
+
+    def _prolong(self, turn: Turn, who: Who) -> None:
+        expires = self._lease_end()
+        if not self._store.extend(turn.connection, who.session, expires):
+            self._store.begin(turn.connection, who.session, who.user, who.client, expires)
+        turn.ends(expires)
+
+    def _stay(self, turn: Turn, place: Place) -> None:
+        """Keeps the place, or takes it. Raises EDEADLK if the owner would wait for himself, ENOLCK."""
+        now = self._config.clock()
+        if self._queue.find(*place.key) is None:
+            if not place.claim.range.is_flock and self._queue.is_circle(place, self._held(turn)):
+                raise fail(errno.EDEADLK)
+            self._need_room(turn, place.user, 1 + self._queue.count_of(place.user))
+            self._queue.join(place)
+        place.asked_at = now
+        turn.ends(now + self._config.place_seconds)
+
+    def _end(self, turn: Turn, place: Place) -> None:
+        self._queue.leave(place)
+        turn.settled.append(place.key)
+
+    def _answer(self, turn: Turn, session: int, obstacle: Claim | Place) -> RangeAnswer:
+        """Not granted, because of this."""
+        if isinstance(obstacle, Place):
+            claim, holder = obstacle.claim, f"{obstacle.user}@{obstacle.client}"
+        else:
+            claim, holder = obstacle, self._store.holder(turn.connection, obstacle.session)
+        return RangeAnswer(claim.range, claim.session == session, holder)
+
+    def _lease_end(self) -> float:
+        return self._config.clock() + self._config.lease_seconds
