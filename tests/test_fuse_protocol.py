@@ -63,7 +63,7 @@ COMPOSED = {
 }
 """Structures that are put together of several of ours."""
 
-RENAMED = {"fuse_init_in", "fuse_init_out", "fuse_open_out", "fuse_statx_out"}
+RENAMED = {"fuse_init_in", "fuse_init_out", "fuse_lk_in", "fuse_lk_out", "fuse_open_out", "fuse_statx_out"}
 """Of which fields have got other names since, or have names of ours."""
 
 WIDTHS = {"uint64_t": 8, "int64_t": 8, "uint32_t": 4, "int32_t": 4, "uint16_t": 2, "char": 0}

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mount.registry import mountpoints
+from mount.slate import LAYOUT
 from tests.support.mounts import RealMount, Writer, fresh_mount
 from tests.support.realm import CODE, RealRealm
 from tests.support.times import wait_until
@@ -361,7 +362,10 @@ def test_a_version_that_cannot_take_it_over_leaves_it_as_it_is(
     mount.expect_log(r"the worker \d+ died \(status")
     writer = Writer(folder / "file", "unsaved")
     told = mount_with(
-        another_version(tmp_path / "code", {"mount/slate.py": ("LAYOUT = 1", "LAYOUT = 2")}), mount
+        another_version(
+            tmp_path / "code", {"mount/slate.py": (f"LAYOUT = {LAYOUT}", f"LAYOUT = {LAYOUT + 1}")}
+        ),
+        mount,
     )
     assert told.returncode != 0
     assert "could not take the mount over" in told.stderr
