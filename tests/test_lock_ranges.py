@@ -127,7 +127,7 @@ def test_readers_that_come_later_do_not_keep_a_writer_waiting(house: LockRealm) 
     writing = house.waits_for_range(writer, 7, write())
     assert refused(readers[1], read()) == RangeAnswer(write(), False, "writer@there")
     late = house.waits_for_range(readers[2], 7, read())
-    takes(readers[0], read()), "who has it already asks for nothing new"
+    takes(readers[0], read())  # who has it already asks for nothing new
     readers[0].free_range(7, read())
     assert granted(writing)
     assert not late.done()
@@ -244,3 +244,13 @@ def test_a_circle_because_of_the_order_is_opened(house: LockRealm) -> None:
     passed = house.waits_for_range(carol, 1, read())
     house.waits_for_range(alice, 2, write())
     assert granted(passed)
+
+
+# Messages
+
+
+def test_a_range_that_ends_before_it_begins_is_refused(house: LockRealm) -> None:
+    channel = Channel(house.wire, URL, Role.LOCK, house.keyring("alice"))
+    message = {"ino": 7, "range": (False, 1, 9, 8, True, 100)}
+    with pytest.raises(BadMessage, match="ends before it begins"):
+        channel.call("POST", "/v1/locks/ranges/ask", msgspec.defstruct("Ask", message)(**message), RangeAnswer)
