@@ -14,7 +14,7 @@ from clients.lock import LockClient
 from clients.session import Channel
 from servers.lock.app import make_server
 from tests.support.inprocess import LossyWire
-from tests.support.lock import LEASE, PLACE, URL, WAIT, LockRealm
+from tests.support.lock import LEASE, ORDER, PLACE, URL, WAIT, LockRealm
 from tests.support.times import wait_until
 from wire.errors import BadMessage, Replayed
 from wire.messages.lock import Range, RangeAnswer, Renewed, SetRange
@@ -169,6 +169,23 @@ def test_who_is_waited_for_is_let_pass(house: LockRealm) -> None:
     takes(alice, write(10, 19))
     alice.free_range(7, write(0, 19))
     assert granted(waiting)
+
+
+def test_the_order_keeps_nobody_waiting_for_ever(house: LockRealm) -> None:
+    """A program that has a shared lock, and starts another one that wants one too."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, flock(False, owner=1))
+    writing = house.waits_for_range(bob, 7, flock())
+    inner = house.waits_for_range(alice, 7, flock(False, owner=2))
+    house.pass_time(ORDER - 1)
+    alice.renew()
+    assert not inner.done()
+    house.pass_time(1)
+    assert granted(inner)
+    assert not writing.done()
+    alice.free_range(7, flock(owner=1))
+    alice.free_range(7, flock(owner=2))
+    assert granted(writing)
 
 
 def test_a_wait_ends_with_its_time_and_keeps_the_place(house: LockRealm) -> None:
