@@ -65,13 +65,14 @@ class LockClient:
         )
 
     def free_range(self, ino: int, freed: Range) -> None:
-        """Lets go of what the owner has of these bytes."""
+        """Lets go of what the owner has of these bytes. Raises ENOLCK if too many pieces are left."""
         self._channel.mutate(
             "/v1/locks/ranges/set", lambda acked: SetRange(acked, ino, freed, is_free=True), RangeAnswer
         )
 
     def leave_range(self, ino: int, is_flock: bool, owner: int) -> None:
-        """The owner waits no more: what is held back for him is answered."""
+        """The owner waits no more: what is held back for him is answered. If a wait was given up without its
+        answer, free the range afterwards: it may have been granted before."""
         self._channel.mutate(
             "/v1/locks/ranges/leave", lambda acked: LeaveRange(acked, ino, is_flock, owner), Empty
         )
@@ -88,9 +89,10 @@ class LockClient:
         return answer.lost
 
     def locks(self) -> Locks:
-        """All locks of all sessions, with their queues."""
+        """All locks and ranges of all sessions, with their queues."""
         return self._channel.call("GET", "/v1/locks", None, Locks)
 
     def break_lock(self, ino: int) -> None:
-        """Ends whoever's lock of ``ino``. Raises EPERM for all but admins, ENOENT if it is free."""
+        """Ends whoever's lock of ``ino``, and all ranges. Raises EPERM for all but admins, ENOENT if there
+        are none."""
         self._channel.mutate("/v1/locks/break", lambda acked: Break(acked, ino), Empty)

@@ -418,7 +418,7 @@ def test_a_list_that_is_too_long_is_cut(house: LockRealm, monkeypatch: pytest.Mo
         (3, [(1, 0), (2, 1)], True),
         (2, [(1, 0), (2, 0)], True),
     ):
-        monkeypatch.setattr("servers.lock.service.LOCKS_LISTED_MAX", most)
+        monkeypatch.setattr("servers.lock.listing.LOCKS_LISTED_MAX", most)
         answer = alice.locks()
         assert [(lock.ino, len(lock.queue)) for lock in answer.locks] == shown
         assert answer.more == more

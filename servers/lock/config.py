@@ -17,6 +17,8 @@ class LockConfig:
     lease_seconds: float = LOCK_LEASE_SECONDS
     place_seconds: float = 5.0
     """How long a waiter that is not asking at the moment keeps its place in a queue."""
+    order_seconds: float = 10.0
+    """How long somebody waits for a range only because others came before him."""
     waiting_requests_max: int = 48
     """Held-back requests; more are answered at once, so that renewals always find a thread."""
     user_locks_max: int = 20_000

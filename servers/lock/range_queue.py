@@ -4,6 +4,10 @@ First come, first served: nobody gets what an earlier place is in conflict with.
 place waits, directly or through others, for the very one who asks: then all would wait for ever. A circle
 that is closed by held ranges alone cannot be opened like that; who would close it is told EDEADLK.
 
+Nobody waits for longer than ``order_seconds`` only because of who came before him. For there are circles that
+cannot be seen here: a program that has a shared lock starts another one, and waits until that has one too. So
+those who come and go cannot keep away who came before them, unless they have what they have for that long.
+
 All of this is in memory: after a restart the clients ask again. It is changed inside database transactions
 only, one at a time. After a rollback it may be ahead of the database: somebody has lost a place, and asks
 again.
@@ -46,7 +50,9 @@ class Place:
 class RangeQueue:
     """The places of all inodes. Reading is thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float], order_seconds: float) -> None:
+        self._clock = clock
+        self._order_seconds = order_seconds
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
         self._places: dict[tuple[int, Claim], Place] = {}
@@ -69,8 +75,9 @@ class RangeQueue:
         with self._guard:
             return self._places.get((ino, claim))
 
-    def draft(self, ino: int, claim: Claim, user: str, client: str, now: float) -> Place:
+    def draft(self, ino: int, claim: Claim, user: str, client: str) -> Place:
         """A place behind all others, not yet taken."""
+        now = self._clock()
         return Place(next(self._numbers), ino, claim, user, client, now, now)
 
     def join(self, place: Place) -> None:
@@ -91,8 +98,14 @@ class RangeQueue:
             return None
         if conflict := conflict_of(near, place.claim):
             return conflict
+        if self.passes_at(place) <= self._clock():
+            return None
         in_front = (earlier for earlier in self._in_front(place) if not self._waits_for(earlier, owner, held))
         return next(in_front, None)
+
+    def passes_at(self, place: Place) -> float:
+        """From when on the order does not count for ``place``."""
+        return place.since + self._order_seconds
 
     def is_circle(self, place: Place, held: Held) -> bool:
         """Whether who takes ``place`` would wait for himself, because of what he and others have."""

@@ -147,6 +147,8 @@ class RangeRules:
             log.info("the leases of %d ranges have ended", ended)
         silent_since = now - self._config.place_seconds
         for place in self._queue.places():
+            if (passes_at := self._queue.passes_at(place)) > now:
+                turn.ends(passes_at)
             if place.asked_at > silent_since:
                 turn.ends(place.asked_at + self._config.place_seconds)
             elif not self._asks(place):
@@ -165,7 +167,7 @@ class RangeRules:
 
     def _place(self, who: Who, ino: int, claim: Claim) -> Place:
         """Where ``who`` waits for it already, or would."""
-        draft = self._queue.draft(ino, claim, who.user, who.client, self._config.clock())
+        draft = self._queue.draft(ino, claim, who.user, who.client)
         return self._queue.find(ino, claim) or draft
 
     def _give_up_other_kind(self, turn: Turn, who: Who, ino: int, claim: Claim) -> None:
@@ -217,6 +219,7 @@ class RangeRules:
                 raise fail(errno.EDEADLK)
             self._need_room(turn, place.user, 1 + self._queue.count_of(place.user))
             self._queue.join(place)
+            turn.ends(self._queue.passes_at(place))
         place.asked_at = now
         turn.ends(now + self._config.place_seconds)
 

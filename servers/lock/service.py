@@ -6,7 +6,7 @@ after the commit and then look again: a wake that comes too early, twice or for 
 
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -15,12 +15,13 @@ from sqlalchemy import Connection, MetaData
 from servers.database import Database
 from servers.lock.alarm import Alarm
 from servers.lock.config import LockConfig
+from servers.lock.listing import list_locks
 from servers.lock.range_queue import RangeQueue
 from servers.lock.range_rules import RangeRules
 from servers.lock.range_store import RangeStore
 from servers.lock.ranges import Claim
 from servers.lock.rules import Rules, Turn
-from servers.lock.store import LockRow, Store, WaiterRow
+from servers.lock.store import Store
 from servers.lock.waiting import HeldBack, Waiting
 from servers.replies import Replies, settle
 from wire.errors import fail
@@ -32,7 +33,6 @@ from wire.messages.lock import (
     AskRange,
     Break,
     LeaveRange,
-    LockInfo,
     Locks,
     RangeAnswer,
     Release,
@@ -40,7 +40,6 @@ from wire.messages.lock import (
     Renewed,
     Restate,
     SetRange,
-    Waiter,
 )
 from wire.tickets import Ticket
 
@@ -48,9 +47,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 A = TypeVar("A", bound=msgspec.Struct)
-
-LOCKS_LISTED_MAX = 6000
-"""Locks and places in one answer; each has at most 700 bytes."""
 
 CLOSE_SECONDS = 5.0
 """How long closing waits for the requests that were held back."""
@@ -79,7 +75,7 @@ class LockService:
         self._replies = Replies(metadata, config.clock)
         self._waiting = Waiting(config.waiting_requests_max)
         self._range_store = RangeStore(metadata)
-        self.range_queue = RangeQueue()
+        self.range_queue = RangeQueue(config.clock, config.order_seconds)
         self._rules = Rules(
             config, self._store, self._range_store, lambda row: self._waiting.asks((row.session, row.ino))
         )
@@ -207,20 +203,10 @@ class LockService:
         return self._once(Asked(ticket, counter, message.acked), run)
 
     def locks(self) -> Locks:
-        """The held locks and their queues, as many as an answer may have."""
+        """Who has what, and who waits, as many as an answer may have."""
         with self._database.read() as connection:
-            rows = self._store.first_locks(connection, LOCKS_LISTED_MAX + 1)
-            queues = self._store.first_queues(connection, LOCKS_LISTED_MAX + 1)
-        now, room = self._config.clock(), LOCKS_LISTED_MAX
-        shown: list[LockInfo] = []
-        for row in rows:
-            queue = queues[row.ino]
-            if room <= len(queue):
-                shown += [_info(row, queue[: room - 1], now)] if room else []
-                return Locks(shown, more=True)
-            shown.append(_info(row, queue, now))
-            room -= 1 + len(queue)
-        return Locks(shown)
+            places, now = self.range_queue.places(), self._config.clock()
+            return list_locks(connection, self._store, self._range_store, places, now)
 
     def expire(self) -> None:
         """Ends the leases and places whose time is over and wakes those who are next. The alarm calls it."""
@@ -310,9 +296,3 @@ class LockService:
             for turn in turns:
                 self._waiting.settle(turn.settled)
                 self._alarm.set(turn.due)
-
-
-def _info(row: LockRow, queue: Sequence[WaiterRow], now: float) -> LockInfo:
-    waiters = [Waiter(waiter.user, waiter.client, waiter.session, waiter.since) for waiter in queue]
-    left = max(0.0, row.expires - now)
-    return LockInfo(row.ino, row.token, row.user, row.client, row.session, row.since, left, waiters)

@@ -16,7 +16,7 @@ from wire.messages.lock import Acquired, LockInfo, Range, RangeAnswer
 from wire.tickets import Role
 
 URL = "http://lock"
-LEASE, PLACE = 15.0, 5.0
+LEASE, PLACE, ORDER = 15.0, 5.0, 10.0
 WAIT = 20.0
 """Seconds that a request is held back at most: longer than any test waits for its answer."""
 
@@ -32,6 +32,7 @@ class LockRealm:
             sqlite_url(folder / "lock.db"),
             LEASE,
             PLACE,
+            ORDER,
             waiting_requests_max,
             clock=self.clock,
         )

@@ -94,10 +94,15 @@ class Range(msgspec.Struct, frozen=True, array_like=True):
     is_exclusive: bool
     pid: Count
 
+    def __post_init__(self) -> None:
+        if self.first > self.last:
+            raise ValueError("a range ends before it begins")
+
 
 class SetRange(msgspec.Struct, frozen=True):
     """``POST /v1/locks/ranges/set``: the owner has this range of ``ino`` from now on, in place of what he had
-    of these bytes; with ``is_free`` he has nothing there any more, which never waits and never fails.
+    of these bytes; with ``is_free`` he has nothing there any more. That never waits, and fails only with
+    ENOLCK, if what is left falls into too many pieces.
 
     In conflict are ranges that overlap, of two owners, if one of them is exclusive. Exclusive ranges of two
     sessions are in conflict also where they do not overlap: a file's content is one session's to change.
@@ -105,6 +110,9 @@ class SetRange(msgspec.Struct, frozen=True):
     With ``wait_seconds`` > 0 the answer is held back until it is granted or the time is over; asking again
     keeps the place in the queue. Nobody gets what others wait for in front of him, unless they wait for
     himself. Raises EDEADLK if an fcntl(2) owner would wait for himself, ENOLCK if there are too many.
+
+    An owner who asks for an exclusive flock(2) range gives up his shared one first, and gets it back by no
+    refusal: as flock(2) says. An fcntl(2) owner keeps what he has while he waits and when he is refused.
     """
 
     acked: Count
@@ -132,18 +140,19 @@ class AskRange(msgspec.Struct, frozen=True):
 
 
 class RangeAnswer(msgspec.Struct, frozen=True):
-    """Granted (or free to be), unless there is somebody's ``conflict``."""
+    """Granted (or free to be), unless there is somebody's ``conflict``: a range that he has, or one that he
+    waits for in front of the asker."""
 
     conflict: Range | None = None
     is_own: bool = False
     """The conflict is with the session itself: its pid is one of the asker's machine."""
     holder: str = ""
-    """``user@client`` of who has it."""
+    """``user@client`` of whose it is."""
 
 
 class Restate(msgspec.Struct, frozen=True):
     """``POST /v1/locks/ranges/restate``: all that the session has of ``ino`` is ``ranges``, as far as it had
-    them or nobody has anything in conflict with them."""
+    them or nobody else has anything in conflict with them. Raises EINVAL if two of one owner overlap."""
 
     acked: Count
     ino: Positive
@@ -181,16 +190,31 @@ class LockInfo(msgspec.Struct, frozen=True):
     queue: list[Waiter]
 
 
+class RangeInfo(msgspec.Struct, frozen=True):
+    """A range of a program that has it, or waits for it. ``since`` in seconds since the epoch."""
+
+    ino: int
+    user: str
+    client: str
+    session: int
+    range: Range
+    since: float
+    is_waiting: bool
+
+
 class Locks(msgspec.Struct, frozen=True):
     """``GET /v1/locks``. Other users' locks are shown too: who waits must be able to see for whom."""
 
     locks: list[LockInfo]
     more: bool = False
     """There are more than one answer may have; the last queue may be cut too."""
+    ranges: list[RangeInfo] = []
+    """By inode; those of one inode that wait come after those that are held, in their order."""
 
 
 class Break(msgspec.Struct, frozen=True):
-    """``POST /v1/locks/break`` (admins only): ends the lock of ``ino``; ENOENT if there is none."""
+    """``POST /v1/locks/break`` (admins only): ends the lock and all ranges of ``ino``; ENOENT if there are
+    none."""
 
     acked: Count
     ino: Positive
