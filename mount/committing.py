@@ -109,7 +109,7 @@ class Committer:
         if node.lock is None or node.lock_lost:
             node.rescan()
             if node.copy.dirty or node.pending:
-                self._regain(node)
+                self._take_lock(node)
         covered = False
         while not covered:
             is_of_now = node.unsent is None  # else it was begun before what was written since
@@ -120,6 +120,16 @@ class Committer:
                 self._send(node)
             covered = unsent is None or (is_of_now and len(unsent.chunks) < MANIFEST_CHUNKS_MAX)
             covered = covered and not node.pending  # set while the commit was on its way
+
+    def _take_lock(self, node: Node) -> None:
+        """For a commit: of a shared node it is only taken, and the directory finds out whether the base is
+        still the newest version; else see ``_regain``."""
+        if not node.is_shared or node.lock_lost or node.unsent is not None:
+            self._regain(node)
+            return
+        lock = self._proxy.write_locks.acquire(node.ino, SHARED_WAIT_SECONDS)
+        with node.guard:
+            node.lock = lock
 
     def _prepare(self, node: Node) -> Commit | None:
         """Uploads what is dirty and writes down, durably, the commit that is about to be sent."""
@@ -231,9 +241,8 @@ class Committer:
                 self._settle(node, found.version)
         lock = attr = busy = None
         try:
-            lock = self._proxy.write_locks.acquire(
-                node.ino, SHARED_WAIT_SECONDS if node.is_shared else REGAIN_SECONDS
-            )
+            wait_seconds = SHARED_WAIT_SECONDS if node.is_shared else REGAIN_SECONDS
+            lock = self._proxy.write_locks.acquire(node.ino, wait_seconds)
             # Not OpenWrite: the leave to write was given when the file was opened.
             attr = self._proxy.directory.attrs([node.ino], node.caller)[0]
         except Busy as error:
@@ -241,6 +250,7 @@ class Committer:
                 raise
             busy = error
             log.info("inode %d: %s", node.ino, error.detail)
+        was_past_us = node.copy.is_past_us
         with node.guard:
             node.lock, node.lock_lost = lock, lock is None
             if lock is not None and attr is not None and attr.version == node.copy.version:
@@ -256,7 +266,7 @@ class Committer:
         with node.guard:
             node.unsent = None
             node.copy.abort_commit()
-            if node.is_shared:  # what was set is set of the newer version
+            if node.is_shared and not was_past_us:  # what was set is set of the newer version
                 return
             node.forget_attributes()
             if busy is None:
