@@ -135,6 +135,8 @@ class ProgramLocks:
                 answer = self._ask(ino, wanted, POLL_SECONDS if waits else 0.0)
                 if answer.conflict is None:
                     self._note(ino, wanted, handle)
+                elif wanted.is_flock:  # which gives up what it had before it asks for the other kind
+                    self._set(Owner.of(ino, wanted), [])
             if answer.conflict is None or not waits:
                 return answer
             if interruption.is_interrupted():

@@ -13,6 +13,7 @@ import pytest
 from clients.lock import LockClient
 from clients.session import Channel
 from servers.lock.app import make_server
+from servers.lock.range_queue import INSISTENT_SECONDS, INSISTS_COUNT
 from tests.support.inprocess import LossyWire
 from tests.support.lock import LEASE, ORDER, PLACE, URL, WAIT, LockRealm
 from tests.support.times import wait_until
@@ -186,6 +187,24 @@ def test_the_order_keeps_nobody_waiting_for_ever(house: LockRealm) -> None:
     alice.free_range(7, flock(owner=1))
     alice.free_range(7, flock(owner=2))
     assert granted(writing)
+
+
+def test_who_asks_again_and_again_is_not_always_too_late(house: LockRealm) -> None:
+    """Between sessions; within one it is as on a local disk."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    for _ in range(INSISTS_COUNT):
+        refused(bob, write())
+    alice.free_range(7, write())
+    refused(alice, write())
+    takes(bob, write())
+    for _ in range(INSISTS_COUNT):
+        refused(bob, write(owner=2))
+    bob.free_range(7, write())
+    takes(bob, write(owner=3))
+    bob.free_range(7, write(owner=3))
+    house.pass_time(INSISTENT_SECONDS)
+    takes(alice, write())
 
 
 def test_a_wait_ends_with_its_time_and_keeps_the_place(house: LockRealm) -> None:

@@ -8,6 +8,10 @@ Nobody waits for longer than ``order_seconds`` only because of who came before h
 cannot be seen here: a program that has a shared lock starts another one, and waits until that has one too. So
 those who come and go cannot keep away who came before them, unless they have what they have for that long.
 
+Who may not wait asks again and again (SQLite does, for one), and each time another machine's program may just have
+been faster. Who has insisted for some time has a place in front of other sessions too, for as long as he goes on
+asking. Among the programs of one session nothing is different from a local disk.
+
 All of this is in memory: after a restart the clients ask again. It is changed inside database transactions
 only, one at a time. After a rollback it may be ahead of the database: somebody has lost a place, and asks
 again.
@@ -19,6 +23,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from servers.lock.ranges import Claim, Owner, conflict_of, covers, in_conflict, of_owner
+
+INSISTS_COUNT = 5
+"""So many refusals of one claim without a pause are insistence."""
+
+PAUSE_SECONDS = 1.0
+"""Who lets so much time go by between two requests begins to count anew."""
+
+INSISTENT_SECONDS = 0.5
+"""How long who insists, and does not wait, has a place after he has asked: when he gives up, nobody is there who
+keeps others away."""
+
+REFUSED_MAX = 10_000
+"""Claims of which it is remembered that they were refused."""
 
 Held = Callable[[int], Sequence[Claim]]
 """The ranges that anybody has of an inode."""
@@ -35,6 +52,15 @@ class Place:
     client: str
     since: float
     asked_at: float
+    silent_seconds: float
+    """How long the place is kept without being asked for."""
+    insists: bool = False
+    """It is of somebody who does not wait, and counts before other sessions only."""
+
+    @property
+    def ends_at(self) -> float:
+        """When it ends if nobody asks for it, in seconds since the epoch."""
+        return self.asked_at + self.silent_seconds
 
     @property
     def session(self) -> int:
@@ -50,9 +76,11 @@ class Place:
 class RangeQueue:
     """The places of all inodes. Reading is thread-safe."""
 
-    def __init__(self, clock: Callable[[], float], order_seconds: float) -> None:
+    def __init__(self, clock: Callable[[], float], place_seconds: float, order_seconds: float) -> None:
         self._clock = clock
+        self._place_seconds = place_seconds
         self._order_seconds = order_seconds
+        self._refused: dict[tuple[int, Claim], tuple[int, float]] = {}
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
         self._places: dict[tuple[int, Claim], Place] = {}
@@ -78,15 +106,30 @@ class RangeQueue:
     def draft(self, ino: int, claim: Claim, user: str, client: str) -> Place:
         """A place behind all others, not yet taken."""
         now = self._clock()
-        return Place(next(self._numbers), ino, claim, user, client, now, now)
+        return Place(next(self._numbers), ino, claim, user, client, now, now, self._place_seconds)
 
     def join(self, place: Place) -> None:
         """Takes it."""
         with self._guard:
             self._places[place.key] = place
 
+    def insists(self, place: Place) -> bool:
+        """To be called at each refusal of who does not wait: whether he shall have this place all the same,
+        which then is one of those that end soon."""
+        now = self._clock()
+        count, asked_at = self._refused.get(place.key, (0, now))
+        count = count + 1 if now - asked_at < PAUSE_SECONDS else 1
+        if len(self._refused) >= REFUSED_MAX:
+            self._refused.clear()
+        self._refused[place.key] = count, now
+        if count < INSISTS_COUNT:
+            return False
+        place.insists, place.silent_seconds = True, INSISTENT_SECONDS
+        return True
+
     def leave(self, place: Place) -> None:
         """Gives it up, if it was taken."""
+        self._refused.pop(place.key, None)
         with self._guard:
             self._places.pop(place.key, None)
 
@@ -113,7 +156,8 @@ class RangeQueue:
 
     def _in_front(self, place: Place) -> Iterator[Place]:
         for other in self.of_inode(place.ino):
-            if other.number < place.number and in_conflict(other.claim, place.claim):
+            is_in_front = other.number < place.number and in_conflict(other.claim, place.claim)
+            if is_in_front and not (other.insists and other.session == place.session):
                 yield other
 
     def _waits_for(self, place: Place, goal: Owner, held: Held, by_order: bool = True) -> bool:

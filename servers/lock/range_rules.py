@@ -60,6 +60,11 @@ class RangeRules:
         if obstacle is None:
             self._grant(turn, place, near)
         elif self._queue.find(ino, claim) or message.wait_seconds > 0:
+            place.silent_seconds = (
+                self._config.place_seconds if message.wait_seconds else place.silent_seconds
+            )
+            self._stay(turn, place)
+        elif self._queue.insists(place) and not self._queue.is_circle(place, self._held(turn)):
             self._stay(turn, place)
         self.pass_on(turn)
         return RangeAnswer() if obstacle is None else self._answer(turn, who.session, obstacle)
@@ -145,12 +150,11 @@ class RangeRules:
         now = self._config.clock()
         if ended := self._store.remove_expired(turn.connection, now):
             log.info("the leases of %d ranges have ended", ended)
-        silent_since = now - self._config.place_seconds
         for place in self._queue.places():
             if (passes_at := self._queue.passes_at(place)) > now:
                 turn.ends(passes_at)
-            if place.asked_at > silent_since:
-                turn.ends(place.asked_at + self._config.place_seconds)
+            if place.ends_at > now:
+                turn.ends(place.ends_at)
             elif not self._asks(place):
                 self._end(turn, place)
         self.pass_on(turn)
@@ -221,7 +225,7 @@ class RangeRules:
             self._queue.join(place)
             turn.ends(self._queue.passes_at(place))
         place.asked_at = now
-        turn.ends(now + self._config.place_seconds)
+        turn.ends(place.ends_at)
 
     def _end(self, turn: Turn, place: Place) -> None:
         self._queue.leave(place)

@@ -75,7 +75,7 @@ class LockService:
         self._replies = Replies(metadata, config.clock)
         self._waiting = Waiting(config.waiting_requests_max)
         self._range_store = RangeStore(metadata)
-        self.range_queue = RangeQueue(config.clock, config.order_seconds)
+        self.range_queue = RangeQueue(config.clock, config.place_seconds, config.order_seconds)
         self._rules = Rules(
             config, self._store, self._range_store, lambda row: self._waiting.asks((row.session, row.ino))
         )
