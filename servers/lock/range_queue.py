@@ -8,9 +8,9 @@ Nobody waits for longer than ``order_seconds`` only because of who came before h
 cannot be seen here: a program that has a shared lock starts another one, and waits until that has one too. So
 those who come and go cannot keep away who came before them, unless they have what they have for that long.
 
-Who may not wait asks again and again (SQLite does, for one), and each time another machine's program may just have
-been faster. Who has insisted for some time has a place in front of other sessions too, for as long as he goes on
-asking. Among the programs of one session nothing is different from a local disk.
+Who may not wait asks again and again (SQLite does, for one), and each time another machine's program may just
+have been faster. Who has insisted for some time has a place in front of other sessions too, for as long as he
+goes on asking. Among the programs of one session nothing is different from a local disk.
 
 All of this is in memory: after a restart the clients ask again. It is changed inside database transactions
 only, one at a time. After a rollback it may be ahead of the database: somebody has lost a place, and asks
@@ -31,8 +31,8 @@ PAUSE_SECONDS = 1.0
 """Who lets so much time go by between two requests begins to count anew."""
 
 INSISTENT_SECONDS = 0.5
-"""How long who insists, and does not wait, has a place after he has asked: when he gives up, nobody is there who
-keeps others away."""
+"""How long who insists, and does not wait, has a place after he has asked: when he gives up, nobody is there
+who keeps others away."""
 
 REFUSED_MAX = 10_000
 """Claims of which it is remembered that they were refused."""
