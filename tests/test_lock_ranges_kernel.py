@@ -174,7 +174,7 @@ class KernelMachine(RuleBasedStateMachine):
         assert self.held() == self.local.held()
 
     def held(self) -> list[Range]:
-        """What people see, but for who asks in vain again and again: within one session that changes nothing."""
+        """What people see, but for who asks in vain again and again: to his own session he is no obstacle."""
         found = self.house.server.service.locks().ranges
         return sorted((info.range for info in found if not info.is_waiting), key=_order)
 
