@@ -127,7 +127,9 @@ def _print(shown: list[Lock]) -> None:
     if not shown:
         click.echo("No file is locked.")
         return
-    table = Table("file", "inode", "lock", "holder", "for", "waiting")
+    table = Table()
+    for name in ("file", "inode", "lock", "holder", "for", "waiting"):
+        table.add_column(name, overflow="fold")
     for lock in shown:
         for row in _rows(lock):
             table.add_row(lock.path or "(not yours to see)", str(lock.ino), *row)
@@ -158,10 +160,15 @@ def _numbered(words: Iterable[str]) -> str:
 
 
 def _words(program: ProgramLock) -> str:
-    strength = "exclusive" if program.is_exclusive else "shared"
-    if program.first == 0 and program.last is None:
-        return f"{program.kind} {strength}, whole file"
-    return f"{program.kind} {strength}, bytes {program.first}-{'' if program.last is None else program.last}"
+    return f"{program.kind} {'exclusive' if program.is_exclusive else 'shared'}, {_bytes(program)}"
+
+
+def _bytes(program: ProgramLock) -> str:
+    if program.last is None:
+        return f"from byte {program.first}" if program.first else "whole file"
+    if program.first == program.last:
+        return f"byte {program.first}"
+    return f"bytes {program.first}-{program.last}"
 
 
 def _age(since: float) -> str:
