@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from dfs import mount
 from dfs.logins import own_services
 from tests.support.realm import CODE, RealRealm
 from tests.support.times import wait_until
-from wire.messages.lock import Held
+from wire.messages.lock import Held, Range
 
 NOBODY_THERE = "http://127.0.0.1:9"
 
@@ -228,6 +229,42 @@ def test_locks_shows_holder_and_queue_and_breaks(as_admin: RealRealm) -> None:
         waiter.lock.release([Held(ino, granted.token)])
     missing = as_admin.run("locks", "--break", str(ino), user="admin", status=7)
     assert str(ino) in one_sentence(missing)
+
+
+def test_locks_shows_what_programs_lock_and_breaks_it(as_admin: RealRealm) -> None:
+    ino = 424243
+    as_admin.expect_log(f"admin broke the lock of inode {ino}")
+    has, other = Range(False, 1, 0, 9, True, 11), Range(True, 1, 0, 2**63 - 1, False, 12)
+
+    def locks(*arguments: str) -> list[dict[str, Any]]:
+        told = json.loads(as_admin.run("locks", "--json", *arguments, user="admin").stdout)
+        return [lock for lock in told if lock["ino"] == ino]
+
+    with (
+        own_services(as_admin.url) as alice,
+        own_services(as_admin.url) as bob,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert alice.lock.set_range(ino, has).conflict is None
+        assert alice.lock.set_range(ino, other).conflict is None
+        waiting = pool.submit(bob.lock.set_range, ino, has, 20.0)
+        wait_until(lambda: any(info.is_waiting for info in alice.lock.locks().ranges))
+        (lock,) = locks()
+        programs = lock["programs"]
+        assert (lock["holder"], lock["path"], lock["queue"]) == (None, None, [])
+        keys = ("kind", "is_exclusive", "first", "last", "pid", "is_waiting")
+        assert [tuple(program[key] for key in keys) for program in programs] == [
+            ("fcntl", True, 0, 9, 11, False),
+            ("flock", False, 0, None, 12, False),
+            ("fcntl", True, 0, 9, 11, True),
+        ]
+        table = as_admin.run("locks", user="admin").stdout
+        assert "fcntl exclusive, bytes 0-9" in table
+        assert "flock shared, whole file" in table
+        assert "1. admin@" in table
+        locks("--break", str(ino))
+        assert waiting.result().conflict is None
+        assert alice.lock.renew().ranged == []
 
 
 def test_breaking_a_lock_is_for_admins(shared_realm: RealRealm) -> None:

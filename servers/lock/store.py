@@ -36,6 +36,7 @@ from sqlalchemy import (
     update,
 )
 
+from servers.database import Prepared
 from wire.messages.lock import Held
 
 
@@ -99,12 +100,12 @@ class Store:
             UniqueConstraint("ino", "session"),
             sqlite_with_rowid=False,
         )
-        # On the way of every acquisition; built once, because its making would cost more than its running.
+        # On the way of every acquisition and range.
         counts = (
             select(func.count()).where(table.c.user == bindparam("of_user")).scalar_subquery()
             for table in (self._locks, self._waiters)
         )
-        self._count_of_user = select(sum(counts, literal(0)))
+        self._count_of_user = Prepared(select(sum(counts, literal(0))))
 
     def begin_again(self, connection: Connection, now: float, expires: float) -> None:
         """After a start: every lock ends at ``expires``, every waiter has asked ``now``."""
@@ -124,8 +125,8 @@ class Store:
 
     def count_of(self, connection: Connection, user: str) -> int:
         """How many locks and places the sessions of ``user`` have."""
-        count: int = connection.execute(self._count_of_user, {"of_user": user}).scalar_one()
-        return count
+        row = self._count_of_user.run(connection, of_user=user).fetchone()
+        return int(row[0]) if row else 0
 
     # Locks
 
