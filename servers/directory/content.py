@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from servers.directory import chunks, content_store
-from servers.directory.attributes import check_chmod
+from servers.directory.attributes import check_chmod, drop_capabilities
 from servers.directory.store import Inode
 from servers.directory.transaction import Transaction
 from servers.directory.view import is_directory
@@ -155,6 +155,7 @@ def _change_inode(tx: Transaction, op: Commit, inode: Inode, now: int) -> None:
         inode.mode = mode_after_chmod(tx.who, inode, op.mode)
     elif not tx.who.is_root:
         inode.mode = mode_without_privileges(inode.mode)
+    drop_capabilities(tx, inode)
     tx.stamp(inode, now)
 
 
