@@ -194,6 +194,27 @@ def test_another_user_may_what_the_acl_says(theirs: tuple[Path, Path, int]) -> N
     assert os.listxattr(irene / "file") == []
 
 
+@programs("stat")
+def test_the_mode_that_an_acl_brings_is_seen_alone(theirs: tuple[Path, Path, int]) -> None:
+    """stat(1) asks for nothing but the mode, which the kernel may think it knows."""
+    irene, _, number = theirs
+    (irene / "folder").mkdir(mode=0o700)
+    for permissions in (0o750, 0o710, 0o770):
+        os.setxattr(irene / "folder", ACCESS, extended(permissions, users=[(number, 7)]))
+        assert run(irene, "stat", "-c", "%a", "folder").strip() == f"{permissions:o}"
+
+
+def test_a_default_acl_stands_for_the_umask(theirs: tuple[Path, Path, int]) -> None:
+    irene, jacob, number = theirs
+    value = extended(0o770, users=[(number, 7)], group=5)
+    os.setxattr(irene, DEFAULT, value)
+    run(irene, "sh", "-c", "umask 077; echo content > file; mkdir folder; mkfifo fifo")
+    assert os.getxattr(irene / "folder", ACCESS) == os.getxattr(irene / "folder", DEFAULT) == value
+    assert (mode(irene / "file"), mode(irene / "folder"), mode(irene / "fifo")) == (0o660, 0o770, 0o660)
+    assert (jacob / "file").read_text() == "content\n"
+    (jacob / "folder" / "his").touch()
+
+
 def test_everybody_is_shown_as_who_mounted_in_acls_too(theirs: tuple[Path, Path, int]) -> None:
     irene, jacob, number = theirs
     (irene / "file").touch()
