@@ -110,9 +110,9 @@ class DirectoryClient:
         """Where a symlink points."""
         return self._channel.call("POST", "/v1/target", GetTarget(ino, caller), Target).target
 
-    def xattrs(self, ino: int, caller: Caller | None = None) -> dict[bytes, bytes]:
-        """All extended attributes that the caller may read."""
-        return self._channel.call("POST", "/v1/xattrs", GetXattrs(ino, caller), Xattrs).xattrs
+    def xattrs(self, ino: int, caller: Caller | None = None) -> Xattrs:
+        """All extended attributes that the caller may read, but for an access ACL (see Attr)."""
+        return self._channel.call("POST", "/v1/xattrs", GetXattrs(ino, caller), Xattrs)
 
     def paths(self, inos: Sequence[int]) -> list[bytes | None]:
         """A path to each of ``inos``, for people."""

@@ -14,10 +14,11 @@ from cache.copies import NeedsManifest
 from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.reading import Reader
+from wire.acl import ACCESS, build
 from wire.chunking import chunk_count
 from wire.errors import ChunksMissing, Unavailable, fail
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
-from wire.messages.directory import ROOT_INO, Attr, ChunkChange, Commit, Create, Unlink
+from wire.messages.directory import ROOT_INO, Attr, ChunkChange, Commit, Create, Op, SetXattr, Unlink
 from wire.names import conflict_name
 
 log = logging.getLogger(__name__)
@@ -122,8 +123,11 @@ class _Content:
 def _create(proxy: Proxy, node: Node, ino: int, grant: bytes) -> tuple[Create, Attr]:
     for parent, name, mode in _places(node, proxy.keyring.session.user):
         create = Create(parent, name, stat.S_IFREG | mode, ino=ino, grant=grant)
+        ops: list[Op] = [create]
+        if node.attr.acl and mode & stat.S_IRWXG:  # without it the mask would be the group's rights
+            ops.append(SetXattr(ino, ACCESS, build(mode, node.attr.acl)))
         try:
-            attr = proxy.names.change([create], node.caller)[0].attr
+            attr = proxy.names.change(ops, node.caller)[-1].attr
         except OSError as error:
             if error.errno not in _NO_PLACE:
                 raise

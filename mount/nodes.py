@@ -122,6 +122,13 @@ class Node:
         return is_locked or self.copy.dirty or self.unsent is not None
 
     @property
+    def sends_mode(self) -> bool:
+        """Whether a mode that was set goes with a commit."""
+        with self.guard:
+            unsent = None if self.unsent is None else self.unsent.mode
+            return (self.pending.mode, self.sent.mode, unsent) != (None, None, None)
+
+    @property
     def shown(self) -> tuple[int, int]:
         """Which version the content is of (or was, before it was written to), and ``moves``. The latter is
         unique among all nodes: as long as it stays, only this mount's programs have changed the content."""

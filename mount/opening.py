@@ -182,17 +182,19 @@ class Opening(Writing):
         return self.open(attr.ino, flags, who, attr=attr, manifest=manifest, origin=origin)
 
     def create(
-        self, parent: int, name: bytes, mode: int, flags: int, who: Caller | None
+        self, parent: int, name: bytes, mode: int, flags: int, who: Caller | None, umask: int = 0
     ) -> tuple[Handle, Attr]:
-        """Makes a file and opens it, in one call to the directory. Raises EEXIST also without O_EXCL: the
-        binding then opens what is there."""
+        """Makes a file and opens it, in one call to the directory; ``umask`` as for mkdir. Raises EEXIST also
+        without O_EXCL: the binding then opens what is there."""
         check_name(name)
         if handle := self._table.opened_before():
             return handle, self.handle_attr(handle.number)
         lock = self._fresh_lock()
-        op = Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), ino=lock.ino, grant=lock.grant)
+        op = Create(
+            parent, name, stat.S_IFREG | stat.S_IMODE(mode), ino=lock.ino, grant=lock.grant, umask=umask
+        )
         try:
-            attr = self._made(op, who)
+            attr = self._changed(op, who)
         except OSError as error:
             if error.errno in NOT_CREATED:
                 self._calls.forget_ino()

@@ -8,6 +8,8 @@ A trusted mount shows the numbers as they are.
 
 from dataclasses import dataclass
 
+from wire import acl
+
 
 @dataclass(frozen=True)
 class Owners:
@@ -25,6 +27,10 @@ class Owners:
     def gid(self, gid: int) -> int:
         """A realm gid as it is shown, or a shown one as the realm's."""
         return _swap(gid, self.realm_gid, self.local_gid)
+
+    def xattr(self, name: bytes, value: bytes) -> bytes:
+        """The value of an extended attribute, the same way: ACLs name users and groups."""
+        return acl.renumbered(value, self.uid, self.gid) if name in acl.NAMES else value
 
 
 def _swap(number: int, one: int, other: int) -> int:

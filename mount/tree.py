@@ -13,6 +13,7 @@ from mount.names import BELIEF_SECONDS
 from mount.nodes import Node, NodeTable, PendingAttrs
 from mount.proxy import Proxy
 from mount.stream import Stream
+from wire import acl
 from wire.errors import Unavailable, fail
 from wire.messages.common import Caller
 from wire.messages.directory import (
@@ -29,6 +30,7 @@ from wire.messages.directory import (
     SetXattr,
     Statfs,
     Unlink,
+    Xattrs,
 )
 from wire.names import check_name
 from wire.permissions import READ, SEARCH, SET_IDS, is_owner, may
@@ -120,13 +122,15 @@ class Tree:
             stream.advance()
             yield entry
 
-    def mkdir(self, parent: int, name: bytes, mode: int, who: Caller | None) -> Attr:
-        """A new directory."""
-        return self._make(Create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode)), who)
+    def mkdir(self, parent: int, name: bytes, mode: int, who: Caller | None, umask: int = 0) -> Attr:
+        """A new directory. ``umask`` counts unless the parent has a default ACL."""
+        return self._make(Create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), umask=umask), who)
 
-    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Caller | None) -> Attr:
-        """A new file of any type but directory and symlink; ``mode`` says which."""
-        return self._make(Create(parent, name, mode, rdev), who)
+    def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, who: Caller | None, umask: int = 0
+    ) -> Attr:
+        """A new file of any type but directory and symlink; ``mode`` says which. ``umask`` as for mkdir."""
+        return self._make(Create(parent, name, mode, rdev, umask=umask), who)
 
     def symlink(self, parent: int, name: bytes, target: bytes, who: Caller | None) -> Attr:
         """A new symbolic link."""
@@ -135,15 +139,15 @@ class Tree:
     def link(self, ino: int, parent: int, name: bytes, who: Caller | None) -> Attr:
         """Another name for an inode."""
         check_name(name)
-        return self._made(Link(ino, parent, name), who)
+        return self._changed(Link(ino, parent, name), who)
 
     def _make(self, op: Create, who: Caller | None) -> Attr:
         check_name(op.name)
-        return self._made(op, who)
+        return self._changed(op, who)
 
-    def _made(self, op: Create | Link, who: Caller | None) -> Attr:
+    def _changed(self, op: Create | Link | SetAttr | SetXattr | RemoveXattr, who: Caller | None) -> Attr:
         attr, _ = self._change(op, who)
-        assert attr is not None, "a new name is answered with attributes"
+        assert attr is not None, "these are answered with attributes"
         return self._shown(attr)
 
     def _change(self, op: Op, who: Caller | None) -> tuple[Attr | None, list[Attr]]:
@@ -245,9 +249,7 @@ class Tree:
         )
         if op == SetAttr(ino):
             return self.getattr(ino, who)
-        attr, _ = self._change(op, who)
-        assert attr is not None, "setattr is answered with attributes"
-        return self._shown(attr)
+        return self._changed(op, who)
 
     def _set_with_commit(self, node: Node, changes: Changes, who: Caller | None) -> bool:
         """Mode and times of dirty content go with its commit, which would overrule them otherwise, and
@@ -299,29 +301,39 @@ class Tree:
     def getxattr(self, ino: int, name: bytes, who: Caller | None) -> bytes:
         """The value. Raises ENODATA."""
         _check_xattr_name(name)
-        values = self._xattrs(ino, who)
-        if name not in values:
-            raise fail(errno.ENODATA)
-        return values[name]
+        attr = self.getattr(ino, who)
+        if name == acl.ACCESS:
+            if not attr.acl:
+                raise fail(errno.ENODATA)
+            return acl.build(attr.mode, attr.acl)
+        found = self._xattrs(attr, who)
+        if name not in found.xattrs:
+            raise fail(errno.EACCES if found.withheld and name.startswith(b"user.") else errno.ENODATA)
+        return found.xattrs[name]
 
     def listxattr(self, ino: int, who: Caller | None) -> list[bytes]:
-        """The names."""
-        return list(self._xattrs(ino, who))
+        """The names. Raises EACCES if there are some that ``who`` may not read."""
+        attr = self.getattr(ino, who)
+        found = self._xattrs(attr, who)
+        if found.withheld:
+            raise fail(errno.EACCES)
+        return [acl.ACCESS, *found.xattrs] if attr.acl else list(found.xattrs)
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> None:
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> Attr:
         """setxattr(2)."""
         _check_xattr_name(name)
-        self._change(SetXattr(ino, name, value, flags), who)
+        return self._changed(SetXattr(ino, name, value, flags), who)
 
-    def removexattr(self, ino: int, name: bytes, who: Caller | None) -> None:
+    def removexattr(self, ino: int, name: bytes, who: Caller | None) -> Attr:
         """removexattr(2)."""
-        self._change(RemoveXattr(ino, name), who)
+        _check_xattr_name(name)
+        return self._changed(RemoveXattr(ino, name), who)
 
-    def _xattrs(self, ino: int, who: Caller | None) -> dict[bytes, bytes]:
+    def _xattrs(self, attr: Attr, who: Caller | None) -> Xattrs:
         # The kernel asks for security.capability before every write, and ls for ACLs of every file.
-        if not self.getattr(ino, who).has_xattrs:
-            return {}
-        return self._proxy.directory.xattrs(ino, who)
+        if not attr.has_xattrs:
+            return Xattrs({})
+        return self._proxy.directory.xattrs(attr.ino, who)
 
     def statfs(self) -> Statfs:
         """Space and inodes of the realm."""
@@ -329,6 +341,6 @@ class Tree:
 
 
 def _check_xattr_name(name: bytes) -> None:
-    """cp asks and sets ``system.posix_acl_access`` for every file: what is never there costs no call."""
-    if not name.startswith((b"user.", b"trusted.", b"security.")):
+    """What is never there costs no call."""
+    if not name.startswith((b"user.", b"trusted.", b"security.")) and name not in acl.NAMES:
         raise fail(errno.EOPNOTSUPP)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mount.registry import mountpoints
+from tests.support.acls import ACCESS, extended
 from tests.support.mounts import RealMount
 from tests.support.realm import RealRealm
 from tests.support.times import wait_until
@@ -139,14 +140,25 @@ def test_what_is_mounted_in_a_mount_stays_and_names_are_right_all_the_same(
     assert os.listdir(place) == []
 
 
-def test_a_directory_that_is_closed_to_its_user_is_closed_at_once(one: RealMount) -> None:
+@pytest.mark.parametrize(
+    "close",
+    [
+        lambda folder: folder.chmod(0o600),
+        lambda folder: os.setxattr(folder, ACCESS, extended(0o650, users=[(4711, 5)])),
+    ],
+    ids=["chmod", "setfacl"],
+)
+def test_a_directory_that_is_closed_to_its_user_is_closed_at_once(
+    one: RealMount, close: Callable[[Path], None]
+) -> None:
     (one.path / "mine" / "below").mkdir(parents=True)
     (one.path / "mine" / "below" / "file").write_text("content")
     assert (one.path / "mine" / "below" / "file").read_text() == "content"
-    (one.path / "mine").chmod(0o600)
+    close(one.path / "mine")
     with pytest.raises(PermissionError):
         (one.path / "mine" / "below" / "file").read_text()
     with pytest.raises(PermissionError):
         os.stat(one.path / "mine" / "below")
     (one.path / "mine").chmod(0o700)
     assert (one.path / "mine" / "below" / "file").read_text() == "content"
+    shutil.rmtree(one.path / "mine")

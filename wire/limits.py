@@ -13,6 +13,9 @@ XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 65536
 """XATTR_NAME_MAX and XATTR_SIZE_MAX of <linux/limits.h>."""
 
+ACL_ENTRIES_MAX = 200
+"""Attributes carry an ACL: a page of LIST_ENTRIES_MAX entries with the longest ones fits in a body."""
+
 LINK_MAX = 65000
 FILE_BYTES_MAX = 2**60
 

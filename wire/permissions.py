@@ -1,13 +1,15 @@
 """Who may do what: the POSIX rules, pure, for the directory (which enforces them) and the client.
 
 Sources: POSIX.1-2017, Base Definitions 4.5 (file access permissions) and XSH chmod(), chown(),
-unlink(); Linux inode(7) for the sticky bit and for set-group-id directories.
+unlink(); Linux inode(7) for the sticky bit and for set-group-id directories; acl(5).
 """
 
 import stat
 from typing import Protocol
 
 import msgspec
+
+from wire.acl import allows
 
 READ, WRITE, SEARCH = 4, 2, 1
 
@@ -31,6 +33,10 @@ class Owned(Protocol):
     def gid(self) -> int:
         """Group."""
 
+    @property
+    def acl(self) -> bytes:
+        """The extension of its ACL (wire.acl); empty if the mode says everything."""
+
 
 class Identity(msgspec.Struct, frozen=True):
     """On whose behalf something is done. ``gids`` has the primary group first."""
@@ -50,12 +56,17 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def may(who: Identity, what: Owned, wanted: int) -> bool:
-    """Whether ``who`` has all of the ``wanted`` bits (READ | WRITE | SEARCH) on ``what``."""
+    """Whether ``who`` has all of the ``wanted`` bits (READ | WRITE | SEARCH) on ``what``.
+
+    An ACL with an empty mask does not count, as in Linux (acl_permission_check() of fs/namei.c).
+    """
     if who.is_root:
         executable = what.mode & 0o111 or stat.S_ISDIR(what.mode)
         return not wanted & SEARCH or bool(executable)
     if who.uid == what.uid:
         bits = what.mode >> 6
+    elif what.acl and what.mode & stat.S_IRWXG:
+        return allows(what.acl, what.mode, who.uid, who.gids, what.gid, wanted)
     elif what.gid in who.gids:
         bits = what.mode >> 3
     else:
@@ -90,6 +101,13 @@ def mode_after_chmod(who: Identity, what: Owned, mode: int) -> int:
     if not who.is_root and what.gid not in who.gids and not stat.S_ISDIR(what.mode):
         new &= ~stat.S_ISGID
     return new
+
+
+def mode_after_acl(who: Identity, what: Owned, permissions: int) -> int:
+    """The whole new st_mode when an access ACL is set: set-group-id goes as in ``mode_after_chmod``, but a
+    directory's too (posix_acl_update_mode() of Linux's fs/posix_acl.c)."""
+    new = (what.mode & ~0o777) | permissions
+    return new if who.is_root or what.gid in who.gids else new & ~stat.S_ISGID
 
 
 def mode_without_privileges(mode: int) -> int:

@@ -41,6 +41,9 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 AUTO_INVAL_DATA = 1 << 12
 """FUSE_CAP_AUTO_INVAL_DATA of <fuse_common.h>: it drops our own pages whenever our mtime moves on."""
 
+DONT_MASK, POSIX_ACL = 1 << 6, 1 << 19
+"""FUSE_CAP_DONT_MASK and FUSE_CAP_POSIX_ACL (of libfuse 3 only)."""
+
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
@@ -48,6 +51,12 @@ def _bytes(text: str) -> bytes:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+def _umask() -> int:
+    """Of the program whose call this is."""
+    mask: int = mfusepy._libfuse.fuse_get_context().contents.umask
+    return mask
 
 
 def _split(path: str) -> list[bytes]:
@@ -181,7 +190,8 @@ class _Operations(mfusepy.Operations):
             config_3.attr_timeout = 0.0
             config_3.negative_timeout = 0.0
         if conn_info is not None:
-            conn_info.want &= ~AUTO_INVAL_DATA
+            wanted = DONT_MASK | POSIX_ACL if self._trusted and config_3 is not None else DONT_MASK
+            conn_info.want = conn_info.want & ~AUTO_INVAL_DATA | wanted & conn_info.capable
         self._on_ready()
 
     # Names and attributes
@@ -208,11 +218,13 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
-        self._in_parent(path, lambda parent, name, who: self.vfs.mkdir(parent, name, mode, who))
+        mask = _umask()
+        self._in_parent(path, lambda parent, name, who: self.vfs.mkdir(parent, name, mode, who, mask))
         return 0
 
     def mknod(self, path: str, mode: int, dev: int) -> int:
-        self._in_parent(path, lambda parent, name, who: self.vfs.mknod(parent, name, mode, dev, who))
+        mask = _umask()
+        self._in_parent(path, lambda parent, name, who: self.vfs.mknod(parent, name, mode, dev, who, mask))
         return 0
 
     def symlink(self, target: str, source: str) -> int:
@@ -313,12 +325,14 @@ class _Operations(mfusepy.Operations):
     # Extended attributes
 
     def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
-        return self.vfs.getxattr(self._attr(path).ino, _bytes(name), self._who())
+        value = self.vfs.getxattr(self._attr(path).ino, _bytes(name), self._who())
+        return self._owners.xattr(_bytes(name), value)
 
     def listxattr(self, path: str) -> list[str]:
         return [_text(name) for name in self.vfs.listxattr(self._attr(path).ino, self._who())]
 
     def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
+        value = self._owners.xattr(_bytes(name), value)
         self.vfs.setxattr(self._target(path), _bytes(name), value, options, self._who())
         return 0
 
@@ -338,9 +352,10 @@ class _Operations(mfusepy.Operations):
         fi.direct_io, fi.keep_cache = self._pages.opened(path, handle)
 
     def create(self, path: str, mode: int, fi: Any) -> int:
+        mask = _umask()
         try:
             handle, _ = self._in_parent(
-                path, lambda parent, name, who: self.vfs.create(parent, name, mode, fi.flags, who)
+                path, lambda parent, name, who: self.vfs.create(parent, name, mode, fi.flags, who, mask)
             )
         except FileExistsError:
             if fi.flags & os.O_EXCL:

@@ -10,14 +10,16 @@ from servers.directory import store
 from servers.directory.store import Inode
 from servers.directory.transaction import Transaction
 from servers.directory.view import View, is_directory
+from wire.acl import DEFAULT
 from wire.errors import fail
 from wire.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
-from wire.messages.directory import RemoveXattr, Result, SetAttr, SetXattr
+from wire.messages.directory import RemoveXattr, Result, SetAttr, SetXattr, Xattrs
 from wire.permissions import (
     CAPABILITIES,
     READ,
     WRITE,
     is_owner,
+    may,
     may_chown,
     mode_after_chmod,
     mode_without_privileges,
@@ -106,14 +108,15 @@ def _has_capabilities(tx: Transaction, inode: Inode) -> bool:
 # Extended attributes
 
 
-def visible_xattrs(view: View, inode: Inode) -> dict[bytes, bytes]:
-    """What the identity may read. Raises EACCES if it has ``user.`` attributes and READ is missing."""
+def visible_xattrs(view: View, inode: Inode) -> Xattrs:
+    """What the identity may read: of ``user.`` attributes nothing without READ."""
     found = store.get_xattrs(view.connection, inode.ino) if inode.xattrs else {}
-    if not view.who.is_root:
-        found = {name: value for name, value in found.items() if name.startswith(b"user.")}
-    if found:
-        view.need(inode, READ)
-    return found
+    if view.who.is_root:
+        return Xattrs(found)
+    visible = {name: value for name, value in found.items() if name == DEFAULT}
+    ours = {name: value for name, value in found.items() if name.startswith(b"user.")}
+    withheld = bool(ours) and not may(view.who, inode, READ)
+    return Xattrs(visible if withheld else visible | ours, withheld)
 
 
 def set_xattr(tx: Transaction, op: SetXattr) -> Result:
@@ -122,34 +125,50 @@ def set_xattr(tx: Transaction, op: SetXattr) -> Result:
     _check_xattr_change(tx, inode, op.name)
     if len(op.value) > XATTR_VALUE_BYTES_MAX:
         raise fail(errno.E2BIG, f"a value has at most {XATTR_VALUE_BYTES_MAX} bytes")
-    sizes = store.xattr_sizes(tx.connection, inode.ino) if inode.xattrs else {}
-    exists = op.name in sizes
+    exists = _has_xattr(tx, inode, op.name)
     if op.flags == CREATE and exists:
         raise fail(errno.EEXIST)
     if op.flags == REPLACE and not exists:
         raise fail(errno.ENODATA)
-    others = sum(len(name) + size for name, size in sizes.items() if name != op.name)
-    if others + len(op.name) + len(op.value) > XATTRS_BYTES_MAX:
-        raise fail(errno.ENOSPC, f"the extended attributes of a file have at most {XATTRS_BYTES_MAX} bytes")
-    if exists:
-        store.remove_xattr(tx.connection, inode.ino, op.name)
-    else:
-        inode.xattrs += 1
-    store.set_xattr(tx.connection, inode.ino, op.name, op.value)
+    put_xattr(tx, inode, op.name, op.value)
     tx.stamp(inode, tx.tick())
     return Result(inode.attr())
+
+
+def put_xattr(tx: Transaction, inode: Inode, name: bytes, value: bytes) -> None:
+    """Makes or replaces an attribute, whoever may; the caller stamps the inode. Raises ENOSPC."""
+    sizes = store.xattr_sizes(tx.connection, inode.ino) if inode.xattrs else {}
+    others = sum(len(other) + size for other, size in sizes.items() if other != name)
+    if others + len(name) + len(value) > XATTRS_BYTES_MAX:
+        raise fail(errno.ENOSPC, f"the extended attributes of a file have at most {XATTRS_BYTES_MAX} bytes")
+    if name in sizes:
+        store.remove_xattr(tx.connection, inode.ino, name)
+    else:
+        inode.xattrs += 1
+    store.set_xattr(tx.connection, inode.ino, name, value)
 
 
 def remove_xattr(tx: Transaction, op: RemoveXattr) -> Result:
     """An attribute goes. Raises ENODATA if it is not there."""
     inode = tx.reach(op.ino)
     _check_xattr_change(tx, inode, op.name)
-    if not inode.xattrs or op.name not in store.xattr_sizes(tx.connection, inode.ino):
+    if not drop_xattr(tx, inode, op.name):
         raise fail(errno.ENODATA)
-    store.remove_xattr(tx.connection, inode.ino, op.name)
-    inode.xattrs -= 1
     tx.stamp(inode, tx.tick())
     return Result(inode.attr())
+
+
+def drop_xattr(tx: Transaction, inode: Inode, name: bytes) -> bool:
+    """Takes an attribute away, whoever may; False if it is not there. The caller stamps the inode."""
+    if not _has_xattr(tx, inode, name):
+        return False
+    store.remove_xattr(tx.connection, inode.ino, name)
+    inode.xattrs -= 1
+    return True
+
+
+def _has_xattr(tx: Transaction, inode: Inode, name: bytes) -> bool:
+    return inode.xattrs > 0 and store.get_xattr(tx.connection, inode.ino, name) is not None
 
 
 def _check_xattr_change(tx: Transaction, inode: Inode, name: bytes) -> None:

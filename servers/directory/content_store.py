@@ -98,21 +98,28 @@ def get_extents(
 
 
 class OldVersion(msgspec.Struct):
-    """A version that was replaced: its size in bytes, and the file's mode and owners until then."""
+    """A version that was replaced: its size in bytes, and the file's mode, owners and ACL until then."""
 
     size: int
     mode: int
     uid: int
     gid: int
+    acl: bytes
 
 
 _VERSION = (versions.c.ino == bindparam("of"), versions.c.version == bindparam("old"))
 _END_VERSION = Prepared(
     update(versions)
     .where(*_VERSION)
-    .values(until=bindparam("now"), mode=bindparam("had"), uid=bindparam("by"), gid=bindparam("group"))
+    .values(
+        until=bindparam("now"),
+        mode=bindparam("had"),
+        uid=bindparam("by"),
+        gid=bindparam("group"),
+        acl=bindparam("entries"),
+    )
 )
-_OLD_VERSION = select(versions.c.size, versions.c.mode, versions.c.uid, versions.c.gid).where(
+_OLD_VERSION = select(versions.c.size, versions.c.mode, versions.c.uid, versions.c.gid, versions.c.acl).where(
     *_VERSION, versions.c.until.is_not(None)
 )
 
@@ -127,6 +134,7 @@ def end_version(connection: Connection, inode: Inode, now: int) -> None:
         had=inode.mode,
         by=inode.uid,
         group=inode.gid,
+        entries=inode.acl,
     )
 
 

@@ -7,7 +7,7 @@ whether it exists, then permission on the parent, then the operation's own condi
 import errno
 import stat
 
-from servers.directory import store
+from servers.directory import acls, store
 from servers.directory.store import Inode
 from servers.directory.transaction import Transaction
 from servers.directory.view import is_directory
@@ -37,6 +37,7 @@ def create(tx: Transaction, op: Create) -> Result:
     if stat.S_IFMT(op.mode) in _DEVICES and not tx.who.is_root:
         raise fail(errno.EPERM, "only root makes device nodes")
     inode = _new_inode(tx, op, parent)
+    acls.pass_on(tx, parent, inode, op.umask)
     store.add_entry(tx.connection, parent.ino, op.name, inode.ino, inode.change)
     tx.add(inode)
     if op.ino:

@@ -23,6 +23,9 @@ Chunks. ``chunks.refs`` is the number of rows of ``extents`` that name the chunk
 revive it (it is answered with ChunksMissing). ``chunks.copies`` is the number of its rows in
 ``replicas``. A replica is recorded only on a file server's word (receipt, inventory, heartbeat).
 
+ACLs. ``inodes.acl`` is what an access ACL says besides the mode (wire.acl); a default ACL is a row of
+``xattrs``. Both are counted where they stand: ``inodes.xattrs`` is the number of rows.
+
 Orphans. An inode with ``nlink = 0`` stays while a row of ``holds`` names it or the retention time is
 not over (``ctime``); then it goes with its extents, versions and xattrs.
 """
@@ -78,6 +81,7 @@ inodes = Table(
     Column("token", BigInteger, nullable=False),  # the mark: commits under a lower token are refused
     Column("parent", BigInteger, nullable=True),
     Column("target", LargeBinary, nullable=True),  # of a symlink
+    Column("acl", LargeBinary, nullable=False),  # the extension of the access ACL
 )
 _index_where("inodes_orphaned", "nlink = 0", inodes.c.ctime)
 
@@ -112,6 +116,7 @@ versions = Table(
     Column("mode", Integer, nullable=True),  # who might read it then,
     Column("uid", BigInteger, nullable=True),
     Column("gid", BigInteger, nullable=True),
+    Column("acl", LargeBinary, nullable=True),
     sqlite_with_rowid=False,
 )
 

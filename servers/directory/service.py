@@ -9,7 +9,7 @@ from prometheus_client import Histogram
 from sqlalchemy import Connection
 
 from servers.database import Database
-from servers.directory import attributes, content, namespace, store
+from servers.directory import acls, attributes, content, namespace, store
 from servers.directory.access import Access
 from servers.directory.clock import Clock
 from servers.directory.config import DirectoryConfig
@@ -20,7 +20,7 @@ from servers.directory.telling import shown_by
 from servers.directory.transaction import Transaction
 from servers.directory.view import View
 from servers.replies import Replies, settle
-from wire import codec
+from wire import acl, codec
 from wire.errors import BadMessage
 from wire.limits import OPS_MAX
 from wire.messages.directory import (
@@ -167,9 +167,9 @@ def _apply(tx: Transaction, op: Op) -> Result:
         case SetAttr():
             return attributes.set_attr(tx, op)
         case SetXattr():
-            return attributes.set_xattr(tx, op)
+            return acls.set_acl(tx, op) if op.name in acl.NAMES else attributes.set_xattr(tx, op)
         case RemoveXattr():
-            return attributes.remove_xattr(tx, op)
+            return acls.remove_acl(tx, op) if op.name in acl.NAMES else attributes.remove_xattr(tx, op)
         case OpenWrite():
             return content.open_write(tx, op)
         case Commit():

@@ -37,6 +37,7 @@ class Inode(msgspec.Struct):
     token: int
     parent: int | None = None
     target: bytes | None = None
+    acl: bytes = b""
 
     def attr(self) -> Attr:
         """What is told of it."""
@@ -54,6 +55,7 @@ class Inode(msgspec.Struct):
             self.version,
             self.change,
             self.xattrs > 0,
+            self.acl,
         )
 
 
@@ -95,6 +97,9 @@ _USE_UP = Prepared(
     )
 )
 _XATTRS = select(xattrs.c.name, xattrs.c.value).where(xattrs.c.ino == bindparam("ino"))
+_XATTR = Prepared(
+    select(xattrs.c.value).where(xattrs.c.ino == bindparam("of"), xattrs.c.name == bindparam("called"))
+)
 _XATTR_SIZES = select(xattrs.c.name, func.length(xattrs.c.value)).where(xattrs.c.ino == bindparam("ino"))
 _REMOVE_XATTR = delete(xattrs).where(
     xattrs.c.ino == bindparam("at_ino"), xattrs.c.name == bindparam("at_name")
@@ -257,6 +262,12 @@ def held(connection: Connection, inos: Iterable[int], session: int) -> set[int]:
 def get_xattrs(connection: Connection, ino: int) -> dict[bytes, bytes]:
     """All names and values."""
     return dict(connection.execute(_XATTRS, {"ino": ino}).all())
+
+
+def get_xattr(connection: Connection, ino: int, name: bytes) -> bytes | None:
+    """The value, None without such an attribute."""
+    row = _XATTR.run(connection, of=ino, called=name).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def xattr_sizes(connection: Connection, ino: int) -> Mapping[bytes, int]:

@@ -57,6 +57,9 @@ class Attr(msgspec.Struct, frozen=True, array_like=True):
     change: int
     """Of the inode: raised by every change, also of an entry in a directory."""
     has_xattrs: bool
+    """Its access ACL apart."""
+    acl: bytes = b""
+    """Entries of its access ACL that the mode does not say, see wire.acl."""
 
 
 # Operations
@@ -72,7 +75,8 @@ class Create(msgspec.Struct, frozen=True, tag=True):
     """A new inode of any type (in ``mode``) and its entry. EEXIST if the name is taken.
 
     With ``ino`` (one that was reserved) and ``grant`` for it, a file is created open for writing: the
-    token mark is raised as OpenWrite does.
+    token mark is raised as OpenWrite does. A directory with a default ACL gives that on; in others ``umask``
+    is taken from the mode.
     """
 
     parent: Positive
@@ -82,6 +86,7 @@ class Create(msgspec.Struct, frozen=True, tag=True):
     target: Annotated[bytes, Meta(max_length=SYMLINK_BYTES_MAX + 1)] = b""
     ino: Count = 0
     grant: Sealed = b""
+    umask: Mode = 0
 
 
 class Link(msgspec.Struct, frozen=True, tag=True):
@@ -136,7 +141,8 @@ class SetAttr(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetXattr(msgspec.Struct, frozen=True, tag=True):
-    """setxattr(2); ``flags`` are XATTR_CREATE (1) and XATTR_REPLACE (2)."""
+    """setxattr(2); ``flags`` are XATTR_CREATE (1) and XATTR_REPLACE (2). They do not count for an ACL
+    (wire.acl.NAMES): an access ACL changes the mode with it, and one that only says a mode is none."""
 
     ino: Positive
     name: Name
@@ -374,9 +380,11 @@ class GetXattrs(msgspec.Struct, frozen=True):
 
 
 class Xattrs(msgspec.Struct, frozen=True):
-    """Names to values."""
+    """Names to values. ``withheld``: there are ``user.`` ones too, but READ is missing. An access ACL is not
+    among them: see Attr."""
 
     xattrs: dict[bytes, bytes]
+    withheld: bool = False
 
 
 class GetPaths(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.protocol import Fattr, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.vfs import Changes
+from wire import acl
 from wire.messages.directory import Attr
 
 
@@ -92,9 +93,8 @@ class Attributes:
         """getxattr(2)."""
         asked = protocol.GETXATTR_IN.read(request.body)
         (name,) = protocol.text(request.body, 1, protocol.GETXATTR_IN.size)
-        return answers.as_large_as(
-            asked.size, self._the.vfs.getxattr(request.nodeid, name, self._the.who(request))
-        )
+        value = self._the.vfs.getxattr(request.nodeid, name, self._the.who(request))
+        return answers.as_large_as(asked.size, self._the.owners.xattr(name, value))
 
     def listxattr(self, request: Request) -> Answer:
         """listxattr(2)."""
@@ -110,11 +110,22 @@ class Attributes:
         value = bytes(request.body[first : first + asked.size])
         if len(value) != asked.size:
             raise protocol.Malformed("the value is not there")
-        self._the.vfs.setxattr(request.nodeid, name, value, asked.flags, self._the.who(request))
-        return DONE
+        the, who = self._the, self._the.who(request)
+        attr = the.vfs.setxattr(request.nodeid, name, the.owners.xattr(name, value), asked.flags, who)
+        return self._xattr_changed(name, attr)
 
     def removexattr(self, request: Request) -> Answer:
         """removexattr(2)."""
         (name,) = protocol.text(request.body, 1)
-        self._the.vfs.removexattr(request.nodeid, name, self._the.who(request))
+        return self._xattr_changed(
+            name, self._the.vfs.removexattr(request.nodeid, name, self._the.who(request))
+        )
+
+    def _xattr_changed(self, name: bytes, attr: Attr) -> Answer:
+        """With an ACL the mode changes too. A kernel that takes no part in ACLs (see ``serving``) thinks that
+        it has not."""
+        if name == acl.ACCESS:
+            self._the.notifications.drop_attributes(attr.ino)
+            if stat.S_ISDIR(attr.mode):
+                self._the.access_changed(attr)
         return DONE

@@ -104,7 +104,7 @@ class Files:
         (name,) = protocol.text(request.body, 1, protocol.CREATE_IN.size)
         the, parent, who = self._the, request.nodeid, self._the.who(request)
         try:
-            handle, attr = the.vfs.create(parent, name, asked.mode, asked.flags, who)
+            handle, attr = the.vfs.create(parent, name, asked.mode, asked.flags, who, asked.umask)
         except FileExistsError:
             if asked.flags & os.O_EXCL:
                 raise

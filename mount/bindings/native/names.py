@@ -76,14 +76,16 @@ class Names:
         asked = protocol.MKNOD_IN.read(request.body)
         (name,) = protocol.text(request.body, 1, protocol.MKNOD_IN.size)
         rdev = answers.decode_device(asked.rdev)
-        attr = self._the.vfs.mknod(request.nodeid, name, asked.mode, rdev, self._the.who(request))
+        attr = self._the.vfs.mknod(
+            request.nodeid, name, asked.mode, rdev, self._the.who(request), asked.umask
+        )
         return self._the.entry(request.nodeid, name, attr)
 
     def mkdir(self, request: Request) -> Answer:
         """A new directory."""
         asked = protocol.MKDIR_IN.read(request.body)
         (name,) = protocol.text(request.body, 1, protocol.MKDIR_IN.size)
-        attr = self._the.vfs.mkdir(request.nodeid, name, asked.mode, self._the.who(request))
+        attr = self._the.vfs.mkdir(request.nodeid, name, asked.mode, self._the.who(request), asked.umask)
         return self._the.entry(request.nodeid, name, attr)
 
     def link(self, request: Request) -> Answer:

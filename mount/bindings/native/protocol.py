@@ -85,10 +85,12 @@ class Init(enum.IntFlag):
     POSIX_LOCKS = 1 << 1
     ATOMIC_O_TRUNC = 1 << 3
     BIG_WRITES = 1 << 5
+    DONT_MASK = 1 << 6
     FLOCK_LOCKS = 1 << 10
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
     PARALLEL_DIROPS = 1 << 18
+    POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
     HANDLE_KILLPRIV_V2 = 1 << 28

@@ -36,9 +36,11 @@ WANTED = (
     | Init.FLOCK_LOCKS
     | Init.ATOMIC_O_TRUNC
     | Init.BIG_WRITES
+    | Init.DONT_MASK  # a directory's default ACL may forbid it: the directory server takes the umask away
     | Init.DO_READDIRPLUS
     | Init.READDIRPLUS_AUTO
     | Init.PARALLEL_DIROPS
+    | Init.POSIX_ACL
     | Init.MAX_PAGES
     | Init.CACHE_SYMLINKS
     # Set-id bits go when content changes: this mount shows a dirty file without them (Node.shown_attr), and
@@ -116,6 +118,8 @@ def _wanted(vfs: Vfs, mount: MountOptions) -> Init:
     wanted = WANTED
     if not mount.passthrough:
         wanted &= ~Init.PASSTHROUGH
+    if not mount.trusted:  # it means default_permissions too: see Device
+        wanted &= ~Init.POSIX_ACL
     if vfs.is_exact:  # each name is looked up all the same (see beliefs), which then costs no round trip
         wanted &= ~(Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO)
     return wanted
