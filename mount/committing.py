@@ -142,9 +142,11 @@ class Committer:
             snapshot = node.copy.snapshot_dirty()
             node.sent = pending = node.pending
             node.pending = PendingAttrs()
+            written, changed = node.written_at or None, max(node.written_at, node.set_at) or None
         try:
             changes = self.uploads.upload_all(node, snapshot)
-            return self._write_down(node, snapshot, changes, pending)
+            commit = self._write_down(node, snapshot, changes, pending)
+            return msgspec.structs.replace(commit, written=written, changed=changed)
         except BaseException:
             with node.guard:
                 node.pending = pending.overruled(node.pending)
@@ -221,7 +223,7 @@ class Committer:
             node.copy.committed(version)
             node.commit_ended()
             if not node.copy.dirty:
-                node.written_at = 0
+                node.written_at = node.set_at = 0
                 node.uploaded.clear()
 
     def _take_attr(self, node: Node, attr: Attr) -> None:

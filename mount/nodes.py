@@ -97,6 +97,7 @@ class Node:
         self._pending = NOTHING_PENDING
         self.sent = NOTHING_PENDING  # under committing; what was pending and goes with the commit under way
         self.written_at = 0  # ns; the last write that no commit has covered
+        self.set_at = 0  # ns; when the last of what was pending since then was set
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
         self.moves = next(_moves)  # another number whenever the content becomes what no program here wrote
@@ -112,6 +113,8 @@ class Node:
     @pending.setter
     def pending(self, attrs: PendingAttrs) -> None:
         self._pending = attrs
+        if attrs:
+            self.set_at = time.time_ns()
         self._keep(self.ino, self.sent.overruled(attrs))
 
     @property
@@ -147,19 +150,19 @@ class Node:
             if not self.copy.dirty and not self.pending and not past_us:
                 return self.attr
             mode = self.attr.mode
-            written_at = past_us or self.written_at
+            written_at = max(past_us, self.written_at)
             if written_at and not self._is_roots:
                 mode = mode_without_privileges(mode)
             if self.pending.mode is not None:
                 mode = self.pending.mode
-            written = written_at or self.attr.mtime
+            written = max(written_at, self.attr.version) if written_at else self.attr.mtime
             return msgspec.structs.replace(
                 self.attr,
                 size=self.copy.size,
                 mode=mode,
                 atime=self.attr.atime if self.pending.atime is None else self.pending.atime,
                 mtime=written if past_us or self.pending.mtime is None else self.pending.mtime,
-                ctime=max(self.attr.ctime, written_at),
+                ctime=max(self.attr.ctime, written_at, self.set_at),
             )
 
     @property
@@ -274,8 +277,9 @@ class Node:
     def note_write(self, offset: int, size: int) -> None:
         """Under guard, after content changed: what was uploaded of these chunks is of the past."""
         self.written_at = time.time_ns()
-        if self.pending.mtime is not None:
-            self.pending = replace(self.pending, mtime=None)
+        is_dirty = self.copy.dirty  # not by a hole where there was one
+        if not is_dirty or self.pending.mtime is not None:
+            self.pending = replace(self.pending, mtime=None if is_dirty else self.written_at)
         touched = range(offset // CHUNK_BYTES, -(-(offset + max(size, 1)) // CHUNK_BYTES))
         few = len(touched) <= len(self.uploaded)  # a truncation may touch millions
         for index in touched if few else [index for index in self.uploaded if index in touched]:

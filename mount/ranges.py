@@ -35,6 +35,8 @@ class Ranges(Contents):
         handle = self._writer(number)
         if offset + size > FILE_BYTES_MAX:
             raise fail(errno.EFBIG)
+        with handle.node.guard:
+            self._touch(handle.node)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             self.punch(number, offset, size)
         if not mode & KEEP_SIZE:

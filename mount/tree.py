@@ -273,6 +273,7 @@ class Tree:
             if changes.mtime is not None or changes.mtime_now:
                 mtime = now if changes.mtime is None else changes.mtime
             node.pending = node.pending.overruled(PendingAttrs(mode, atime, mtime))
+            node.set_at = now
             return True
 
     def target(self, names: Sequence[bytes], who: Caller | None) -> int:

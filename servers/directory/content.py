@@ -147,8 +147,9 @@ def _change_extents(tx: Transaction, op: Commit, inode: Inode, now: int) -> None
 
 
 def _change_inode(tx: Transaction, op: Commit, inode: Inode, now: int) -> None:
+    written, changed = (_moment(told, inode, now) for told in (op.written, op.changed))
     inode.size, inode.version = op.size, now
-    inode.mtime = now if op.mtime is None else op.mtime
+    inode.mtime = op.mtime if op.mtime is not None else now if written is None else written
     if op.atime is not None:
         inode.atime = op.atime
     if op.mode is not None:
@@ -156,7 +157,15 @@ def _change_inode(tx: Transaction, op: Commit, inode: Inode, now: int) -> None:
     elif not tx.who.is_root:
         inode.mode = mode_without_privileges(inode.mode)
     drop_capabilities(tx, inode)
+    ctime = now if written is None and changed is None else max(inode.ctime, written or 0, changed or 0)
     tx.stamp(inode, now)
+    inode.ctime = ctime
+
+
+def _moment(told: int | None, inode: Inode, now: int) -> int | None:
+    """When something was changed that comes with a commit: as the client says, who saw the base, and no later
+    than now."""
+    return None if told is None else max(inode.version, min(told, now))
 
 
 def open_receipts(join_key: bytes, ops: Iterable[Op]) -> dict[bytes, Receipt]:

@@ -183,9 +183,11 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
     and ``size`` bytes in all. ESTALE (Conflict) if ``base`` is not the current version or the grant's token
     is below the mark; EACCES if it is above it, because nothing was opened under it, and the identity neither
     has WRITE nor owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None
-    follow the rules (mtime is now; set-id bits are dropped, but for root; capabilities always); explicit ones
-    win. A commit id that is already
-    the current version's is answered as it was the first time.
+    follow the rules (mtime is ``written``; set-id bits are dropped, but for root; capabilities always); explicit
+    ones win. A commit id that is already the current version's is answered as it was the first time.
+
+    close(2) moves no times: ``written`` and ``changed`` say, by the client's clock, when the content and
+    anything of the file was changed last. A clock that is wrong is believed only between the base and now.
     """
 
     ino: Positive
@@ -198,6 +200,8 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
     mode: Mode | None = None
     atime: Time | None = None
     mtime: Time | None = None
+    written: Time | None = None
+    changed: Time | None = None
 
 
 class Hold(msgspec.Struct, frozen=True, tag=True):
