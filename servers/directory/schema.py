@@ -78,6 +78,7 @@ inodes = Table(
     Column("token", BigInteger, nullable=False),  # the mark: commits under a lower token are refused
     Column("parent", BigInteger, nullable=True),
     Column("target", LargeBinary, nullable=True),  # of a symlink
+    Column("holes", BigInteger, nullable=False),  # chunks of the current version that have no extent
 )
 _index_where("inodes_orphaned", "nlink = 0", inodes.c.ctime)
 

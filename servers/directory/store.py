@@ -37,6 +37,7 @@ class Inode(msgspec.Struct):
     token: int
     parent: int | None = None
     target: bytes | None = None
+    holes: int = 0
 
     def attr(self) -> Attr:
         """What is told of it."""
@@ -54,6 +55,7 @@ class Inode(msgspec.Struct):
             self.version,
             self.change,
             self.xattrs > 0,
+            self.holes,
         )
 
 

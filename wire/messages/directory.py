@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from wire.chunking import chunk_count
 from wire.limits import (
     CHUNK_BYTES,
     FEED_POLL_SECONDS_MAX,
@@ -57,6 +58,13 @@ class Attr(msgspec.Struct, frozen=True, array_like=True):
     change: int
     """Of the inode: raised by every change, also of an entry in a directory."""
     has_xattrs: bool
+    holes: int = 0
+    """How many chunks of the content are not there: they read as zeros and take no space."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the content takes, of one copy: whole chunks are there or are holes."""
+        return min(self.size, (chunk_count(self.size) - self.holes) * CHUNK_BYTES)
 
 
 # Operations
