@@ -30,7 +30,7 @@ from mount.calls import Calls
 from mount.gate import Gate
 from mount.locks import WriteLock
 from mount.slate import Attributes, OpenFile, Slate
-from wire.chunking import fits
+from wire.chunking import chunk_count, fits
 from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
 from wire.messages.common import Caller
@@ -159,6 +159,7 @@ class Node:
             return msgspec.structs.replace(
                 self.attr,
                 size=self.copy.size,
+                holes=self._holes(),
                 mode=mode,
                 atime=self.attr.atime if self.pending.atime is None else self.pending.atime,
                 mtime=written if past_us or self.pending.mtime is None else self.pending.mtime,
@@ -169,6 +170,11 @@ class Node:
     def _is_roots(self) -> bool:
         """Whether root writes, who leaves set-id bits where they are."""
         return self.caller is not None and self.caller.uid == 0
+
+    def _holes(self) -> int:
+        """With what is dirty, as a commit would count them, or fewer: a chunk is taken to be where it was."""
+        stored = chunk_count(self.attr.size) - self.attr.holes
+        return max(0, chunk_count(self.copy.size) - max(stored, chunk_count(self.copy.allocated)))
 
     def accept(self, attr: Attr, *, may_move: bool = True, leaves: bool = False) -> bool:
         """Takes newer attributes of the directory. A newer version is moved to unless the content is ours.
@@ -190,9 +196,9 @@ class Node:
                 stays = self.is_ours or (not may_move and attr.size == self.copy.size)
                 must_follow = not stays and not leaves and self.copy.is_used_past_us(self.is_shared)
                 if must_follow:
-                    attr = msgspec.structs.replace(attr, size=self.copy.size, version=self.copy.version)
+                    attr = self._with_content(attr, self.copy.size, self.copy.version)
                 elif stays:
-                    attr = msgspec.structs.replace(attr, size=self.attr.size, version=self.attr.version)
+                    attr = self._with_content(attr, self.attr.size, self.attr.version)
                 else:
                     self.copy.adopt(attr.version, attr.size)
                     self._moved()
@@ -201,6 +207,10 @@ class Node:
             if attr.change >= self.attr.change:
                 self.attr = attr
         return not must_follow
+
+    def _with_content(self, attr: Attr, size: int, version: int) -> Attr:
+        """Newer attributes, of the content that is shown."""
+        return msgspec.structs.replace(attr, size=size, version=version, holes=self.attr.holes)
 
     def follow(self, successor: Successor) -> None:
         """Moves to a version that was brought together, with all who read the copy past us; if it is still

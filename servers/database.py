@@ -129,12 +129,14 @@ class Prepared:
         cursor.execute(compiled.string, _parameters(compiled, values))
         return cursor
 
-    def run_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Once for each of ``rows``."""
+    def run_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Once for each of ``rows``; how many rows of the database that concerned."""
         compiled = self._compile(connection)
         cursor = connection.connection.cursor()
         cursor.executemany(compiled.string, [_parameters(compiled, values) for values in rows])
+        concerned: int = cursor.rowcount
         cursor.close()
+        return concerned
 
     def _compile(self, connection: Connection) -> SQLCompiler:
         dialect = connection.dialect

@@ -74,6 +74,29 @@ def test_a_commit_makes_a_version_and_the_old_one_stays_readable(realm: Director
         alice.client.manifest(file.ino, 12345)
 
 
+def test_holes_are_counted(realm: DirectoryRealm, alice: User) -> None:
+    server = realm.add_file_server()
+    file, grant = alice.open_new(b"f")
+    far = 2**18 * CHUNK_BYTES  # 1 TiB
+    holes, taken = [], []
+    for size, places, emptied, kept in (
+        (far, [0, 2**18 - 1], [], 0),
+        (far, [2, 3], [0], far),
+        (far + 1, [1], [0, 2], far),  # the last one is cut off by nothing
+        (4 * CHUNK_BYTES, [], [], 4 * CHUNK_BYTES),
+        (6 * CHUNK_BYTES, [5], [], CHUNK_BYTES),
+        (CHUNK_BYTES + 100, [0, 1], [], 0),
+        (0, [], [], 0),
+    ):
+        chunks = [realm.stored(index, server) for index in places]
+        file = alice.do(commit(file, grant, size, [*chunks, *map(ChunkChange, emptied)], keep=kept))
+        assert look(alice, file.ino) == file
+        holes.append(file.holes)
+        taken.append(file.stored_bytes // CHUNK_BYTES)
+    assert holes == [2**18 - 2, 2**18 - 3, 2**18 - 2, 2, 5, 0, 0]
+    assert taken == [2, 3, 3, 2, 1, 1, 0]
+
+
 def test_a_commit_needs_the_current_base_and_token(realm: DirectoryRealm, alice: User, bob: User) -> None:
     server = realm.add_file_server()
     file, grant = alice.open_new(b"f", token=5)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mount.ranges import KEEP_SIZE, PIECE_BYTES, PUNCH_HOLE, ZERO_RANGE
 from tests.support.holes import fallocate
 from tests.support.stack import Client, Stack
+from wire.chunking import chunk_count
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 
 READ, WRITE, MAKE = os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -154,6 +155,8 @@ def test_a_local_file_does_the_same(
     finally:
         os.close(local)
     with two.opened("/same", READ) as handle:
+        attr = two.vfs.handle_attr(handle)
+        assert attr.holes == chunk_count(attr.size) - len(two.proxy.directory.manifest(attr.ino).chunks)
         check_places(two, handle, content)
         assert two.pread(handle, 0, len(content) + 1) == content
         check_places(two, handle, content)
@@ -291,3 +294,35 @@ def test_an_error_after_the_first_piece_is_a_short_count(
         assert one.vfs.copy_range(source, 0, target, 0, 3 * PIECE_BYTES) == 2 * PIECE_BYTES
         fail_at = 0
         assert fails(lambda: one.vfs.copy_range(source, 0, target, 0, 10)) == "ENOSPC"
+
+
+def test_holes_take_no_space_and_programs_see_that(pair: tuple[Client, Client]) -> None:
+    """cp, tar and du go by it: who finds no hole there reads every zero."""
+    one, two = pair
+    with one.opened("/far", MAKE) as handle:
+        one.vfs.write(handle, 2**18 * CHUNK - 10, b"the end at 1 TiB")
+        for _ in range(2):  # as it is dirty, and as it was committed
+            attr = one.vfs.handle_attr(handle)
+            assert attr.size == 2**18 * CHUNK + 6
+            assert 0 < attr.stored_bytes <= 3 * CHUNK
+            one.vfs.flush(handle)
+        assert two.walk("/far", fresh=True).stored_bytes == 2 * CHUNK
+        one.vfs.fallocate(handle, PUNCH_HOLE | KEEP_SIZE, 2**17 * CHUNK, 2**17 * CHUNK)
+        one.vfs.write(handle, 5, b"near")
+        one.vfs.flush(handle)
+        assert two.walk("/far", fresh=True).stored_bytes == 2 * CHUNK
+    with two.opened("/far", WRITE) as handle:
+        two.vfs.write(handle, 2**18 * CHUNK, b"overwritten")
+        assert two.vfs.handle_attr(handle).stored_bytes == 2 * CHUNK, "what is not here is somewhere else"
+
+
+def test_a_file_that_is_not_here_has_no_holes_for_that(pair: tuple[Client, Client]) -> None:
+    one, two = pair
+    with one.opened("/full", MAKE) as handle:
+        one.vfs.write(handle, 0, b"x" * (2 * CHUNK + 1))
+    with two.opened("/full", WRITE) as handle:
+        two.vfs.write(handle, 0, b"y")
+        for _ in range(2):
+            attr = two.vfs.handle_attr(handle)
+            assert (attr.holes, attr.stored_bytes) == (0, attr.size)
+            two.vfs.flush(handle)

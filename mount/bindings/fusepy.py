@@ -176,7 +176,7 @@ class _Operations(mfusepy.Operations):
             "st_gid": self._owners.gid(attr.gid),
             "st_rdev": attr.rdev,
             "st_size": attr.size,
-            "st_blocks": -(-attr.size // 512),
+            "st_blocks": -(-attr.stored_bytes // 512),
             "st_blksize": 4096,
             "st_atime": attr.atime,
             "st_mtime": attr.mtime,

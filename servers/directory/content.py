@@ -134,15 +134,18 @@ def _receipt(tx: Transaction, change: ChunkChange) -> Receipt | None:
 
 
 def _change_extents(tx: Transaction, op: Commit, inode: Inode, now: int) -> None:
-    """Invariant: no live extent begins at or behind the end of the content."""
+    """Invariants: no live extent begins at or behind the end of the content; where there is none before it is
+    a hole, and counted."""
     first_gone = chunk_count(_kept(op, inode))
     had = chunk_count(inode.size)
+    ended = 0
     if first_gone < had:
-        content_store.end_extents_from(tx.connection, inode.ino, first_gone, now)
+        ended = content_store.end_extents_from(tx.connection, inode.ino, first_gone, now)
     replaced = [change.index for change in op.chunks if change.index < min(first_gone, had)]
-    content_store.end_extents(tx.connection, inode.ino, replaced, now)
+    ended += content_store.end_extents(tx.connection, inode.ino, replaced, now)
     placed = [(change.index, change.id) for change in op.chunks if change.id is not None]
     content_store.add_extents(tx.connection, inode.ino, now, placed)
+    inode.holes += chunk_count(op.size) - had + ended - len(placed)
     chunks.reference(tx.connection, Counter(chunk for _, chunk in placed))
 
 

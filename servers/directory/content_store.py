@@ -64,15 +64,16 @@ def add_version(connection: Connection, ino: int, version: int, size: int, commi
     _ADD_VERSION.run(connection, ino=ino, version=version, size=size, commit_id=commit, until=None)
 
 
-def end_extents(connection: Connection, ino: int, indices: Sequence[int], now: int) -> None:
-    """At these indices nothing of the version before ``now`` stands any more."""
-    if indices:
-        _END_EXTENT.run_many(connection, ({"of": ino, "at": index, "now": now} for index in indices))
+def end_extents(connection: Connection, ino: int, indices: Sequence[int], now: int) -> int:
+    """At these indices nothing of the version before ``now`` stands any more. How many did."""
+    if not indices:
+        return 0
+    return _END_EXTENT.run_many(connection, ({"of": ino, "at": index, "now": now} for index in indices))
 
 
-def end_extents_from(connection: Connection, ino: int, first: int, now: int) -> None:
+def end_extents_from(connection: Connection, ino: int, first: int, now: int) -> int:
     """As ``end_extents``, for all indices from ``first`` on."""
-    _END_EXTENTS_FROM.run(connection, of=ino, at=first, now=now)
+    return _END_EXTENTS_FROM.run(connection, of=ino, at=first, now=now).rowcount
 
 
 def add_extents(connection: Connection, ino: int, now: int, placed: Iterable[tuple[int, bytes]]) -> None:

@@ -82,6 +82,7 @@ inodes = Table(
     Column("parent", BigInteger, nullable=True),
     Column("target", LargeBinary, nullable=True),  # of a symlink
     Column("acl", LargeBinary, nullable=False),  # the extension of the access ACL
+    Column("holes", BigInteger, nullable=False),  # chunks of the current version that have no extent
 )
 _index_where("inodes_orphaned", "nlink = 0", inodes.c.ctime)
 

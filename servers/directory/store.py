@@ -38,6 +38,7 @@ class Inode(msgspec.Struct):
     parent: int | None = None
     target: bytes | None = None
     acl: bytes = b""
+    holes: int = 0
 
     def attr(self) -> Attr:
         """What is told of it."""
@@ -56,6 +57,7 @@ class Inode(msgspec.Struct):
             self.change,
             self.xattrs > 0,
             self.acl,
+            self.holes,
         )
 
 

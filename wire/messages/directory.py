@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from wire.chunking import chunk_count
 from wire.limits import (
     CHUNK_BYTES,
     FEED_POLL_SECONDS_MAX,
@@ -60,6 +61,13 @@ class Attr(msgspec.Struct, frozen=True, array_like=True):
     """Its access ACL apart."""
     acl: bytes = b""
     """Entries of its access ACL that the mode does not say, see wire.acl."""
+    holes: int = 0
+    """How many chunks of the content are not there: they read as zeros and take no space."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the content takes, of one copy: whole chunks are there or are holes."""
+        return min(self.size, (chunk_count(self.size) - self.holes) * CHUNK_BYTES)
 
 
 # Operations

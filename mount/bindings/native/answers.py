@@ -55,7 +55,7 @@ def attr(of: Attr, owners: Owners) -> bytes:
     return protocol.ATTR.pack(
         of.ino,
         of.size,
-        -(-of.size // 512),
+        -(-of.stored_bytes // 512),
         of.atime // BILLION & UINT64_MAX,
         of.mtime // BILLION & UINT64_MAX,
         of.ctime // BILLION & UINT64_MAX,
@@ -113,7 +113,7 @@ def statx_out(of: Attr, owners: Owners, seconds: float) -> bytes:
         of.mode,
         of.ino,
         of.size,
-        -(-of.size // 512),
+        -(-of.stored_bytes // 512),
         0,
         *divmod(of.atime, BILLION),
         0,
