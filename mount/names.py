@@ -9,6 +9,7 @@ import errno
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from cache.folders import FolderCache
 from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
 from clients.directory import DirectoryClient
 from clients.session import Numbering
@@ -44,6 +45,7 @@ class Names:
         self._directory = directory
         self._lifetime = lifetime or ForSeconds(BELIEF_SECONDS)
         self._cache = MetadataCache(self._lifetime)
+        self._folders = FolderCache()
         self._guard = threading.Lock()
         self._given_up = self._settled = (
             0  # how many changes were; of how many it is known that they are over
@@ -114,7 +116,16 @@ class Names:
             if entry.attr.change:  # 0: without SEARCH a listing has names and types only
                 self._learn([entry.attr], asked, page.unpromised)
                 self._learn_name(page.attr, entry.name, entry.attr.ino, asked, page.unpromised)
+        if self.is_exact and not page.unchanged:
+            self._folders.put_page(ino, page.attr.change, after, page.entries, more=page.more)
         return page
+
+    def believed_listing(self, ino: int) -> Listing | None:
+        """All that is in a directory, if that is believed: of each name its inode and type (``attr.change`` is
+        0). Whether somebody may list it is not looked at."""
+        attr = self._cache.get_attr(ino) if self.is_exact else None
+        entries = self._folders.get(ino, attr.change) if attr is not None else None
+        return None if attr is None or entries is None else Listing(attr, 0, entries)
 
     def mark(self) -> float:
         """To be kept with what is asked now, for ``is_over``."""
@@ -222,6 +233,7 @@ class Names:
     def drop_all(self) -> None:
         """Believes nothing any more."""
         self._cache.drop_all()
+        self._folders.clear()
 
     # Answers
 

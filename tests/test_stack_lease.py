@@ -20,6 +20,7 @@ from tests.support.times import wait_until
 from tests.support.vfs import raises
 from wire.errors import ReplyLost, Unavailable
 from wire.limits import LEASE_SECONDS
+from wire.messages.common import Caller
 from wire.messages.directory import ROOT_INO, Attr, Mutated
 
 
@@ -410,3 +411,28 @@ def test_a_change_that_was_given_up_is_over_with_the_first_one_that_was_begun_af
     assert len(doubts) == 1
     one.vfs.mkdir(ROOT_INO, b"later", 0o755, None)
     assert len(doubts) == 2
+
+
+def test_a_directory_that_was_listed_is_listed_without_a_question(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    for number in range(40):  # more than come with the beginning
+        one.mkdir(f"/{number:02}")
+    before = two.names()
+    asked = paths_asked(two, monkeypatch)
+    assert [entry.name for entry in two.vfs.readdir(ROOT_INO, None)] == [name.encode() for name in before]
+    assert asked == []
+    one.rename("/17", "/new")
+    two.rmdir("/18")
+    assert two.names() == one.names() == [name for name in before if name not in ("17", "18")] + ["new"]
+
+
+def test_a_listing_that_is_known_is_not_for_who_may_not_read_the_directory(stack: Stack) -> None:
+    root = stack.client(admin=True, uid=0, trusted=True, promised=True)
+    other = Caller(20000, [20000])
+    root.mkdir("/folder", 0o711)
+    root.mkdir("/folder/inner")
+    assert root.names("/folder") == root.names("/folder") == ["inner"]
+    with raises(errno.EACCES):
+        list(root.vfs.readdir(root.walk("/folder").ino, other))
