@@ -6,7 +6,6 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cache.folders import FolderCache
@@ -46,12 +45,10 @@ class Names:
         self._lifetime = lifetime or ForSeconds(BELIEF_SECONDS)
         self._cache = MetadataCache(self._lifetime)
         self._folders = FolderCache()
-        self._guard = threading.Lock()
-        self._given_up = self._settled = (
-            0  # how many changes were; of how many it is known that they are over
-        )
-        self.on_doubt: Callable[[], object] = lambda: None
-        """Called when nothing that was told holds any more."""
+        self.feed: Callable[[], int] = lambda: 0
+        """At which feed this mount is, 0 for none."""
+        self.on_given_up: Callable[[int], object] = lambda _feed: None
+        """Called when a change that was begun at a feed is waited for no longer, and may be made later."""
 
     @property
     def is_exact(self) -> bool:
@@ -121,8 +118,8 @@ class Names:
         return page
 
     def believed_listing(self, ino: int) -> Listing | None:
-        """All that is in a directory, if that is believed: of each name its inode and type (``attr.change`` is
-        0). Whether somebody may list it is not looked at."""
+        """All that is in a directory, if that is believed: of each name its inode and type (``attr.change``
+        is 0). Whether somebody may list it is not looked at."""
         attr = self._cache.get_attr(ino) if self.is_exact else None
         entries = self._folders.get(ino, attr.change) if attr is not None else None
         return None if attr is None or entries is None else Listing(attr, 0, entries)
@@ -190,19 +187,15 @@ class Names:
         self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
     ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
-        asked, given_up = self._cache.ask(), self._given_up
+        feed = self.feed()
+        asked = self._cache.ask()
         try:
-            mutated = self._directory.apply(list(ops), caller, numbering)
+            mutated = self._directory.apply(list(ops), caller, numbering, feed)
         except OSError as error:
             if error.errno in UNCERTAIN:
-                with self._guard:
-                    self._given_up += 1
-                self._doubt_everything()
+                self.drop_all()
+                self.on_given_up(feed)
             raise
-        # What was given up before is not carried out any more: this one has told the directory.
-        if given_up > self._settled:
-            self._settled = given_up
-            self._doubt_everything()
         self._cache.doubt(mutated.unpromised)
         for op, result in zip(ops, mutated.results, strict=True):
             attrs = [attr for attr in (result.attr, *result.touched) if attr is not None]
@@ -215,12 +208,6 @@ class Names:
         return mutated.results
 
     # Doubts
-
-    def _doubt_everything(self) -> None:
-        """The directory tells others of our changes, not us. So what became of one that was not answered
-        must be asked for, whatever it was about."""
-        self.drop_all()
-        self.on_doubt()
 
     def doubt(self, inos: Collection[int]) -> None:
         """Nothing that was told of these inodes holds any more, names in them included."""

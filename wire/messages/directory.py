@@ -221,11 +221,14 @@ Op = (
 
 
 class Mutations(msgspec.Struct, frozen=True):
-    """``POST /v1/mutations``; the request id is ``session.counter``."""
+    """``POST /v1/mutations``; the request id is ``session.counter``. ``feed`` is what Told.feed said last, 0
+    if nothing is believed: a session whose feed is another one when the change is made is told of it as
+    others are."""
 
     acked: Count
     ops: Annotated[list[Op], Meta(min_length=1, max_length=OPS_MAX)]
     caller: Caller | None = None
+    feed: Count = 0
 
 
 class Result(msgspec.Struct, frozen=True):
