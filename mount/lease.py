@@ -26,6 +26,7 @@ class Lease:
         self._guard = threading.Lock()
         self._round = 0
         self._until = self._last = 0.0
+        self.slack_seconds = float("inf")  # nothing is told before there is a lease
 
     def now(self) -> float:
         """To be noted before the question is sent whose answer will ``extend`` it."""
@@ -36,6 +37,7 @@ class Lease:
         with self._guard:
             self._until = max(self._until, asked_at + SAFE * lease_seconds)
             self._last = max(self._last, self._until)
+            self.slack_seconds = (1 - SAFE) / 2 * lease_seconds  # the rest is for the clocks
 
     def begin(self) -> None:
         """A new round. To be called before anything of it is asked."""

@@ -55,6 +55,11 @@ class Names:
         """Whether what is believed is true."""
         return self._lifetime.is_exact
 
+    @property
+    def slack_seconds(self) -> float:
+        """See Lifetime."""
+        return self._lifetime.slack_seconds
+
     # Questions
 
     def walk(self, names: Sequence[bytes], caller: Caller | None, *, fresh: bool = False) -> list[Attr]:

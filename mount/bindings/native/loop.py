@@ -151,6 +151,7 @@ class Loop:
         number, answer = self._carry_out(request)
         if answer is not None:
             self._send(head.unique, number, answer)
+            self._operations.written()
         self._calls.end()
 
     def _carry_out(self, request: Request) -> tuple[int, Answer]:
