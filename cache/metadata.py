@@ -40,6 +40,9 @@ class Lifetime(Protocol):
     is_exact: bool
     """Whether what is believed is true: then nobody need ask to be sure."""
 
+    slack_seconds: float
+    """For so much longer may somebody believe what he was told to believe for ``seconds``."""
+
     def mark(self) -> float:
         """To be kept with the answer to a question that is asked now."""
 
@@ -51,6 +54,7 @@ class ForSeconds:
     """Believed for some seconds, true or not."""
 
     is_exact = False
+    slack_seconds = float("inf")
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds

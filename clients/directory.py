@@ -55,12 +55,16 @@ class DirectoryClient:
         return self.apply(ops, caller, numbering).results
 
     def apply(
-        self, ops: Sequence[Op], caller: Caller | None = None, numbering: Numbering | None = None
+        self,
+        ops: Sequence[Op],
+        caller: Caller | None = None,
+        numbering: Numbering | None = None,
+        feed: int = 0,
     ) -> Mutated:
-        """As ``mutate``, with what the directory says of its promises."""
+        """As ``mutate``, with what the directory says of its promises to who is at ``feed``."""
         return self._channel.mutate(
             "/v1/mutations",
-            lambda acked: Mutations(acked, list(ops), caller),
+            lambda acked: Mutations(acked, list(ops), caller, feed),
             Mutated,
             wait_seconds=CHANGE_WAIT_SECONDS,
             numbering=numbering,

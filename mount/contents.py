@@ -12,6 +12,7 @@ from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.reading import Reader
 from mount.tree import Tree
+from wire.acl import ACCESS
 from wire.errors import fail
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 from wire.messages.common import Caller
@@ -196,11 +197,14 @@ class Contents(Tree):
         if node is not None and node.is_ours:
             self._committer.flush(node)
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> None:
-        """setxattr(2)."""
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> Attr:
+        """As Tree. A mode that goes with a commit was set before, and must not undo the one of an ACL."""
+        node = self._table.peek(ino)
+        if name == ACCESS and node is not None and node.sends_mode:
+            self._committer.commit(node)
         if name == CAPABILITIES:
             self._commit_before(ino)
-        super().setxattr(ino, name, value, flags, who)
+        return super().setxattr(ino, name, value, flags, who)
 
     def _check_writable(self, node: Node) -> None:
         node.check()

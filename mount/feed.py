@@ -63,7 +63,10 @@ class Feed:
         self._names = names
         self._lease = lease
         self._believer: Believer = NobodyElse()
-        self._number = 0
+        names.feed = lambda: self._number
+        names.on_given_up = self._give_up
+        self._guard = threading.Lock()
+        self._number = 0  # 0: a new one is to be begun
         self._seen = 0
         self._clean_from = 0.0  # by the lease's clock: what was believed before this feed is over then
         self._takes_over = False
@@ -74,7 +77,6 @@ class Feed:
         """``takes_over``: an earlier worker may have told ``believer`` what it believes until the lease that
         was then is over."""
         self._believer = believer
-        self._names.on_doubt = believer.revoke_all
         self._takes_over = takes_over
         self._thread.start()
 
@@ -112,29 +114,44 @@ class Feed:
         asked_at = self._lease.now()
         unclean_seconds = self._clean_from - asked_at
         wait_seconds = min(lease_seconds / 4, unclean_seconds) if unclean_seconds > 0 else lease_seconds / 4
-        told = self._client.poll(Poll(self._number, self._seen, unclean_seconds <= 0, wait_seconds))
-        if self._stopping.is_set():
+        number = self._number
+        told = self._client.poll(Poll(number, self._seen, unclean_seconds <= 0, wait_seconds))
+        if self._stopping.is_set() or (told.is_new and not self._begin(number, told)):
             return told.lease_seconds
-        if told.is_new:
-            self._begin(told)
         if told.inos:
             self._carry_out(told.inos)
-        self._seen = told.last
-        self._lease.extend(asked_at, told.lease_seconds)
+        with self._guard:
+            if self._number == told.feed:
+                self._seen = told.last
+                self._lease.extend(asked_at, told.lease_seconds)
         return told.lease_seconds
 
-    def _begin(self, told: Told) -> None:
-        """Nothing that was believed before holds, and nothing is asked of this feed yet."""
-        believed_until = self._lease.until
-        self._lease.begin()
-        self._names.drop_all()
-        self._number, self._seen = told.feed, told.last - len(told.inos)
+    def _begin(self, asked_at_feed: int, told: Told) -> bool:
+        """Nothing that was believed before holds, and nothing is asked of this feed yet. False if the feed
+        that was asked at was given up meanwhile."""
+        with self._guard:
+            if self._number != asked_at_feed:
+                return False
+            self._lease.begin()
+            self._names.drop_all()
+            self._number, self._seen = told.feed, told.last - len(told.inos)
         if self._takes_over:
             self._clean_from = self._lease.now() + told.lease_seconds
         if not self._believer.revoke_all():
-            self._clean_from = max(self._clean_from, believed_until)
+            self._clean_from = max(self._clean_from, self._lease.until)
         self._takes_over = False
         log.info("the directory promises to tell what changes")
+        return True
+
+    def _give_up(self, feed: int) -> None:
+        """A change that was begun at ``feed`` may be made later, and at that feed nobody would tell this
+        mount of it. So it begins a new one: a change that was made before that is seen by who asks
+        afterwards, and of one that is made later it is told. Nothing is believed until then."""
+        with self._guard:
+            if feed and feed == self._number:
+                self._number = 0
+                self._lease.end()
+        self._believer.revoke_all()
 
     def _carry_out(self, inos: Collection[int]) -> None:
         self._names.doubt(inos)

@@ -25,7 +25,8 @@ class Lease:
         self._clock = clock
         self._guard = threading.Lock()
         self._round = 0
-        self._until = 0.0
+        self._until = self._last = 0.0
+        self.slack_seconds = float("inf")  # nothing is told before there is a lease
 
     def now(self) -> float:
         """To be noted before the question is sent whose answer will ``extend`` it."""
@@ -35,6 +36,8 @@ class Lease:
         """The directory has answered a question that was sent at ``asked_at``."""
         with self._guard:
             self._until = max(self._until, asked_at + SAFE * lease_seconds)
+            self._last = max(self._last, self._until)
+            self.slack_seconds = (1 - SAFE) / 2 * lease_seconds  # the rest is for the clocks
 
     def begin(self) -> None:
         """A new round. To be called before anything of it is asked."""
@@ -49,8 +52,8 @@ class Lease:
 
     @property
     def until(self) -> float:
-        """Its end, by ``now``: whoever was told something before may believe it until then."""
-        return self._until
+        """By ``now``: whoever was told something before may believe it until then, though it was ended."""
+        return self._last
 
     def mark(self) -> float:
         """See Lifetime: the round; 0 is none."""

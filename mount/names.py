@@ -6,9 +6,9 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from cache.folders import FolderCache
 from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
 from clients.directory import DirectoryClient
 from clients.session import Numbering
@@ -44,17 +44,21 @@ class Names:
         self._directory = directory
         self._lifetime = lifetime or ForSeconds(BELIEF_SECONDS)
         self._cache = MetadataCache(self._lifetime)
-        self._guard = threading.Lock()
-        self._given_up = self._settled = (
-            0  # how many changes were; of how many it is known that they are over
-        )
-        self.on_doubt: Callable[[], object] = lambda: None
-        """Called when nothing that was told holds any more."""
+        self._folders = FolderCache()
+        self.feed: Callable[[], int] = lambda: 0
+        """At which feed this mount is, 0 for none."""
+        self.on_given_up: Callable[[int], object] = lambda _feed: None
+        """Called when a change that was begun at a feed is waited for no longer, and may be made later."""
 
     @property
     def is_exact(self) -> bool:
         """Whether what is believed is true."""
         return self._lifetime.is_exact
+
+    @property
+    def slack_seconds(self) -> float:
+        """See Lifetime."""
+        return self._lifetime.slack_seconds
 
     # Questions
 
@@ -114,7 +118,16 @@ class Names:
             if entry.attr.change:  # 0: without SEARCH a listing has names and types only
                 self._learn([entry.attr], asked, page.unpromised)
                 self._learn_name(page.attr, entry.name, entry.attr.ino, asked, page.unpromised)
+        if self.is_exact and not page.unchanged:
+            self._folders.put_page(ino, page.attr.change, after, page.entries, more=page.more)
         return page
+
+    def believed_listing(self, ino: int) -> Listing | None:
+        """All that is in a directory, if that is believed: of each name its inode and type (``attr.change``
+        is 0). Whether somebody may list it is not looked at."""
+        attr = self._cache.get_attr(ino) if self.is_exact else None
+        entries = self._folders.get(ino, attr.change) if attr is not None else None
+        return None if attr is None or entries is None else Listing(attr, 0, entries)
 
     def mark(self) -> float:
         """To be kept with what is asked now, for ``is_over``."""
@@ -179,19 +192,15 @@ class Names:
         self, ops: Sequence[Op], caller: Caller | None, numbering: Numbering | None = None
     ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
-        asked, given_up = self._cache.ask(), self._given_up
+        feed = self.feed()
+        asked = self._cache.ask()
         try:
-            mutated = self._directory.apply(list(ops), caller, numbering)
+            mutated = self._directory.apply(list(ops), caller, numbering, feed)
         except OSError as error:
             if error.errno in UNCERTAIN:
-                with self._guard:
-                    self._given_up += 1
-                self._doubt_everything()
+                self.drop_all()
+                self.on_given_up(feed)
             raise
-        # What was given up before is not carried out any more: this one has told the directory.
-        if given_up > self._settled:
-            self._settled = given_up
-            self._doubt_everything()
         self._cache.doubt(mutated.unpromised)
         for op, result in zip(ops, mutated.results, strict=True):
             attrs = [attr for attr in (result.attr, *result.touched) if attr is not None]
@@ -205,12 +214,6 @@ class Names:
 
     # Doubts
 
-    def _doubt_everything(self) -> None:
-        """The directory tells others of our changes, not us. So what became of one that was not answered
-        must be asked for, whatever it was about."""
-        self.drop_all()
-        self.on_doubt()
-
     def doubt(self, inos: Collection[int]) -> None:
         """Nothing that was told of these inodes holds any more, names in them included."""
         self._cache.doubt(inos)
@@ -222,6 +225,7 @@ class Names:
     def drop_all(self) -> None:
         """Believes nothing any more."""
         self._cache.drop_all()
+        self._folders.clear()
 
     # Answers
 

@@ -7,6 +7,7 @@ program that renames what it is told of would never come to an end.
 """
 
 import errno
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import msgspec
 from mount.names import Names
 from wire.errors import fail
 from wire.messages.common import Caller
-from wire.messages.directory import Attr, Entry
+from wire.messages.directory import Attr, Entry, Listing
 
 FIRST_ENTRIES = 32
 """How many come with the beginning: most directories are short, and some are opened only for fsync(2)."""
@@ -25,14 +26,24 @@ PAGE_ENTRIES = 1000
 
 
 class Stream:
-    """A place in a directory, with at most a page of what comes next. Not thread-safe.
+    """A place in a directory, with at most a page of what comes next (all, if it was known). Not
+    thread-safe.
 
     ``change`` is the directory's as of the last page: all entries that were shown since are as of it.
     """
 
-    def __init__(self, names: Names, show: Callable[[Attr], Attr], ino: int, who: Caller | None) -> None:
+    def __init__(
+        self,
+        names: Names,
+        show: Callable[[Attr], Attr],
+        known: Callable[[], Listing | None],
+        ino: int,
+        who: Caller | None,
+    ) -> None:
+        """``known`` tells all of the directory as it is now, if that needs no question."""
         self._names = names
         self._show = show
+        self._known = known
         self._ino = ino
         self._who = who
         self._page: deque[Entry] = deque()
@@ -92,7 +103,7 @@ class Stream:
 
     def _ask(self, after: int, limit: int, change: int = 0) -> bool:
         self._mark = self._names.mark()
-        page = self._names.page(self._ino, after, limit, change, self._who)
+        page = self._known_page(after, change) or self._names.page(self._ino, after, limit, change, self._who)
         self.change = page.attr.change
         self._until = self._until or self.change
         told = [entry for entry in page.entries if entry.cookie <= self._until]
@@ -100,6 +111,16 @@ class Stream:
         self._place = after
         self._more = page.unchanged or (page.more and len(told) == len(page.entries))
         return page.unchanged
+
+    def _known_page(self, after: int, change: int) -> Listing | None:
+        """As ``Names.page``, with all that is left."""
+        known = self._known()
+        if known is None:
+            return None
+        if change == known.attr.change:
+            return Listing(known.attr, 0, unchanged=True)
+        first = bisect_right(known.entries, after, key=lambda entry: entry.cookie)
+        return Listing(known.attr, 0, known.entries[first:])
 
     def _as_believed(self, entry: Entry) -> Entry:
         attr = self._names.believed_child(self._ino, entry.name)

@@ -22,6 +22,7 @@ from wire.messages.directory import (
     Create,
     Entry,
     Link,
+    Listing,
     Op,
     RemoveXattr,
     Rename,
@@ -106,7 +107,12 @@ class Tree:
 
     def stream(self, ino: int, who: Caller | None) -> Stream:
         """A way through a directory, to be begun."""
-        return Stream(self._names, self._shown, ino, who)
+        return Stream(self._names, self._shown, lambda: self._listing_of_now(ino, who), ino, who)
+
+    def _listing_of_now(self, ino: int, who: Caller | None) -> Listing | None:
+        """All of a directory, if it is known without asking and ``who`` may list it."""
+        listing = self._names.believed_listing(ino)
+        return listing if listing is not None and may(self._who(who), listing.attr, READ) else None
 
     def is_listing_of_now(self, ino: int, change: int, who: Caller | None) -> bool:
         """Whether it is known without asking that a directory is as of ``change`` still, and ``who`` may list

@@ -85,6 +85,12 @@ class Vfs(Locking):
         return self._names.is_exact
 
     @property
+    def slack_seconds(self) -> float:
+        """What a binding tells must have arrived so many seconds after it was asked for how long it may be
+        believed."""
+        return self._names.slack_seconds
+
+    @property
     def is_leased(self) -> bool | None:
         """Whether what is known may be believed now; None if this mount asks at every open instead."""
         return self._names.mark() > 0 if self._names.is_exact else None

@@ -13,7 +13,6 @@ from mount.locks import WriteLock
 from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.ranges import Ranges
-from wire.acl import ACCESS
 from wire.errors import Busy, Conflict, fail
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, Drop, OpenWrite
@@ -39,13 +38,6 @@ class Writing(Ranges):
         self._lock_wait_seconds = lock_wait_seconds
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
         proxy.on_lock_lost = self._on_lock_lost
-
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> Attr:
-        """As Tree. A mode that goes with a commit was set before, and must not undo the one of an ACL."""
-        node = self._table.peek(ino)
-        if name == ACCESS and node is not None and node.sends_mode:
-            self._committer.commit(node)
-        return super().setxattr(ino, name, value, flags, who)
 
     def _begin_writing(self, node: Node, flags: int, who: Caller | None) -> None:
         reads = flags & os.O_ACCMODE != os.O_WRONLY

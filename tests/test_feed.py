@@ -82,7 +82,7 @@ def test_what_an_answer_shows_is_promised(realm: DirectoryRealm, pool: ThreadPoo
         "resolve": lambda: client.resolve(ROOT_INO, [b"f"]),
         "attrs": lambda: client.attrs([file.ino]),
         "list": lambda: client.list_page(ROOT_INO),
-        "mutate": lambda: client.mutate([SetAttr(file.ino, mode=0o600)]),
+        "mutate": lambda: client.apply([SetAttr(file.ino, mode=0o600)], feed=reader.told.feed),
     }
     asked[kind]()
     changed = pool.submit(writer.do, SetAttr(file.ino, mode=0o640))
@@ -135,7 +135,7 @@ def test_a_reply_that_was_lost_is_given_again_only_when_all_know(
     reader, writer = Listener(realm.user(ALICE)), Listener(realm.user(ALICE))
     reader.user.client.resolve(ROOT_INO, [])
     channel = writer.user.client._channel
-    message = Mutations(0, [Create(ROOT_INO, b"d", 0o040755)])
+    message = Mutations(0, [Create(ROOT_INO, b"d", 0o040755)], feed=writer.told.feed)
 
     def send() -> Mutated:
         number = f"{writer.user.session:x}.77"

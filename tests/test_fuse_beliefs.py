@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from mount.bindings.native import protocol
+from mount.bindings.native import answers, context, protocol
 from mount.bindings.native.beliefs import NAME_SECONDS_MAX, Beliefs
 from mount.bindings.native.inodes import Inodes
 from mount.bindings.native.listings import Listings
 from mount.bindings.native.notifications import Notifications
-from mount.bindings.native.protocol import Opcode
+from mount.bindings.native.protocol import Notify, Opcode
+from mount.owners import Owners
 from tests.support import kernel
 from tests.support.stack import Stack
+from tests.support.times import Clock
+from wire.limits import LEASE_SECONDS
+from wire.messages.directory import Attr
 
 MOUNTS = b"""\
 20 1 0:20 / / rw - ext4 /dev/root rw
@@ -95,3 +99,33 @@ def test_attributes_that_come_with_another_name_are_not_believed(tmp_path: Path)
         assert protocol.ENTRY_OUT.read(found).attr_valid > 0
         told = protocol.ENTRY_OUT.read(linked)
         assert (told.nodeid, told.attr_valid, told.attr_valid_nsec) == (ino, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "opcode, body", [(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0)), (Opcode.LOOKUP, b"d\0")]
+)
+def test_an_answer_that_was_written_late_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opcode: Opcode, body: bytes
+) -> None:
+    """The process was stopped after it had looked for how long it may be believed. The kernel counts anew."""
+    clock = Clock()
+
+    def stopped(of: Attr, owners: Owners) -> bytes:
+        clock.now += LEASE_SECONDS / 10
+        return attr(of, owners)
+
+    attr = answers.attr
+    monkeypatch.setattr(context, "now_awake_or_not", lambda: clock.now)
+    with Stack(tmp_path) as stack:
+        mount = kernel.Kernel(stack, promised=True)
+        try:
+            _, made = mount.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + b"d\0")
+            ino = protocol.ENTRY_OUT.read(made).nodeid
+            monkeypatch.setattr(answers, "attr", stopped)
+            assert mount.ask(opcode, body, 1 if opcode == Opcode.LOOKUP else ino)[0] == 0
+            inos = [1, ino] if opcode == Opcode.LOOKUP else [ino]
+            for expected in inos:
+                what, of = mount.notified()
+                assert (what, protocol.INVAL_INODE_OUT.read(of).ino) == (Notify.INVAL_INODE, expected)
+        finally:
+            mount.close()

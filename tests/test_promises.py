@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from servers.directory.promises import Bounds, Change, Promises
+from servers.directory.promises import Author, Bounds, Change, Promises
 from tests.support.times import Clock
 from wire.errors import BadMessage
 from wire.messages.directory import Poll, Told
@@ -38,9 +38,13 @@ class Desk:
         """What is not promised."""
         return self.promises.give(session, self.promises.begin(), dict.fromkeys(inos, change))
 
+    def author(self, session: int) -> Author:
+        """At the feed that it is at."""
+        return Author(session, self.feeds[session].feed if session in self.feeds else 0)
+
     def change(self, session: int, *inos: int, at: int = 2) -> Change:
         """A change that is made and told."""
-        with self.promises.changing(session) as change:
+        with self.promises.changing(self.author(session)) as change:
             stamped = dict.fromkeys(inos, at)
             self.promises.tell_change(change, stamped, stamped)
         return change
@@ -77,6 +81,20 @@ def test_a_promise_is_broken_once(desk: Desk) -> None:
     desk.poll(READER)
     assert is_known(desk.change(WRITER, 7, at=3))
     assert desk.poll(READER).inos == []
+
+
+def test_who_has_begun_a_new_feed_since_is_told_of_his_own_change(desk: Desk) -> None:
+    """He has given it up, and heard no answer."""
+    desk.read(WRITER, 7)
+    with desk.promises.changing(desk.author(WRITER)) as change:
+        desk.feeds.pop(WRITER)
+        desk.poll(WRITER)
+        desk.promises.tell_change(change, {7: 2}, {7: 2})
+    assert change.unpromised == [7]
+    assert not is_known(change)
+    assert desk.poll(WRITER).inos == [7]
+    desk.poll(WRITER)
+    assert is_known(change)
 
 
 def test_the_writer_itself_is_not_asked_and_keeps_its_promise(desk: Desk) -> None:
@@ -289,10 +307,10 @@ def test_a_reply_that_is_given_again_waits_for_all_that_was_told_or_is_being_tol
     done = threading.Event()
 
     def ask_again() -> None:
-        desk.promises.wait_for_all(WRITER)
+        desk.promises.wait_for_all(desk.author(WRITER))
         done.set()
 
-    with desk.promises.changing(WRITER) as change:
+    with desk.promises.changing(desk.author(WRITER)) as change:
         asking = threading.Thread(target=ask_again)
         asking.start()
         desk.promises.tell_change(change, {7: 2}, {7: 2})
@@ -309,7 +327,7 @@ def test_waiting_ends_by_time_without_anybody_polling() -> None:
     promises = Promises(0.05, Bounds())
     promises.join(READER)
     promises.give(READER, promises.begin(), {7: 1})
-    with promises.changing(WRITER) as change:
+    with promises.changing(Author(WRITER, 0)) as change:
         promises.tell_change(change, {7: 2}, {})
     promises.wait(change.waiting)
     assert is_known(change)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from servers.directory.promises import Bounds, Change, Promises
+from servers.directory.promises import Author, Bounds, Change, Promises
 from tests.support.times import Clock
 from wire.messages.directory import Poll, Told
 
@@ -81,6 +81,8 @@ class Made:
     at: int
     asked: int
     is_told: bool = False
+    is_given_up: bool = False
+    """Nobody hears the answer."""
 
 
 class Directory(RuleBasedStateMachine):
@@ -94,6 +96,8 @@ class Directory(RuleBasedStateMachine):
         self.truth = dict.fromkeys((11, 12, 13, 14), 1)
         self.acknowledged = dict(self.truth)
         self.made: list[Made] = []
+        self.given_up: list[tuple[Author, int]] = []
+        """Changes that are not made yet, and of which inodes."""
         self.recorded: set[int] = set()
 
     @initialize()
@@ -204,9 +208,28 @@ class Directory(RuleBasedStateMachine):
         """In the database, and not told yet. The session itself believes nothing of it meanwhile."""
         mount = self.mounts[session]
         mount.drop(ino)
-        change = Change(session, self.promises.begin())
+        self._make(Author(session, mount.feed), ino, mount.steps)
+
+    def _make(self, author: Author, ino: int, asked: int, *, is_given_up: bool = False) -> None:
+        change = Change(author, self.promises.begin())
         self.truth[ino] = max(self.truth.values()) + 1
-        self.made.append(Made(change, ino, self.truth[ino], mount.steps))
+        self.made.append(Made(change, ino, self.truth[ino], asked, is_given_up=is_given_up))
+
+    @rule(session=SESSIONS, ino=INOS)
+    def give_up(self, session: int, ino: int) -> None:
+        """A change has not come to the directory yet. Who made it waits no longer, and begins a new feed."""
+        mount = self.mounts[session]
+        self.given_up.append((Author(session, mount.feed), ino))
+        mount.believed.clear()
+        mount.drop(0)
+        mount.feed = mount.seen = 0
+        mount.until = 0.0
+
+    @rule()
+    def what_was_given_up_is_made(self) -> None:
+        if self.given_up:
+            author, ino = self.given_up.pop(0)
+            self._make(author, ino, 0, is_given_up=True)
 
     @rule(data=st.data())
     def tell(self, data: st.DataObject) -> None:
@@ -234,8 +257,8 @@ class Directory(RuleBasedStateMachine):
         for made in [made for made in self.made if made.is_told and made.change.waiting.event.is_set()]:
             self.made.remove(made)
             self.acknowledged[made.ino] = max(self.acknowledged[made.ino], made.at)
-            mount = self.mounts[made.change.session]
-            if made.ino not in made.change.unpromised:
+            mount = self.mounts[made.change.author.session]
+            if not made.is_given_up and made.ino not in made.change.unpromised:
                 mount.believe(made.asked, {made.ino: made.at})
         for mount in self.mounts.values():
             if self.clock.now < mount.until:

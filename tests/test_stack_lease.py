@@ -20,6 +20,7 @@ from tests.support.times import wait_until
 from tests.support.vfs import raises
 from wire.errors import ReplyLost, Unavailable
 from wire.limits import LEASE_SECONDS
+from wire.messages.common import Caller
 from wire.messages.directory import ROOT_INO, Attr, Mutated
 
 
@@ -384,29 +385,68 @@ def test_who_has_a_file_open_sees_what_it_was_when_no_way_leads_to_it(stack: Sta
         one.set("/file", Changes(mode=0o666))
 
 
-def test_a_change_that_was_given_up_is_over_with_the_first_one_that_was_begun_after_it(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only that one has told the directory not to carry it out any more."""
-    ways: list[Deaf] = []
+class Late:
+    """A way to the realm on which changes stand still while ``is_late``, until they are ``let_go``."""
+
+    def __init__(self, inner: Wire) -> None:
+        self._inner = inner
+        self._held: list[tuple[str, str, Mapping[str, str], bytes, float]] = []
+        self.is_late = False
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        if self.is_late and url.endswith("/v1/mutations"):
+            self._held.append((method, url, headers, body, silence_seconds))
+            raise ReplyLost("nothing was heard of it")
+        return self._inner.send(method, url, headers, body, silence_seconds)
+
+    def let_go(self) -> None:
+        """The first attempt arrives, and is answered to nobody."""
+        self._inner.send(*self._held[0])
+
+
+def test_a_change_that_is_made_after_it_was_given_up_is_told_to_who_gave_it_up(stack: Stack) -> None:
+    ways: list[Late] = []
 
     def wrap(inner: Wire) -> Wire:
-        ways.append(Deaf(inner))
+        ways.append(Late(inner))
         return ways[0]
 
     one = stack.client(promised=True, deadline_seconds=0.5, wrap=wrap)
-    doubts: list[None] = []
-    one.vfs._names.on_doubt = lambda: doubts.append(None)
-    answer = HeldBack(one, "/v1/mutations", monkeypatch)
-    earlier = threading.Thread(target=one.vfs.mkdir, args=(ROOT_INO, b"earlier", 0o755, None))
-    earlier.start()
-    assert answer.come.wait(20)
-    ways[0].is_deaf = True
+    ways[0].is_late = True
     with raises(errno.ETIMEDOUT):
-        one.vfs.mkdir(ROOT_INO, b"given-up", 0o755, None)
-    ways[0].is_deaf = False
-    answer.let_go.set()
-    earlier.join()
-    assert len(doubts) == 1
-    one.vfs.mkdir(ROOT_INO, b"later", 0o755, None)
-    assert len(doubts) == 2
+        one.vfs.mkdir(ROOT_INO, b"new", 0o755, None)
+    ways[0].is_late = False
+    wait_until(lambda: bool(one.vfs.is_leased))
+    with raises(errno.ENOENT):
+        one.vfs.lookup(ROOT_INO, b"new", None)
+    assert one.names() == []
+    ways[0].let_go()
+    assert one.vfs.lookup(ROOT_INO, b"new", None).nlink == 2
+    assert one.names() == ["new"]
+
+
+def test_a_directory_that_was_listed_is_listed_without_a_question(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    for number in range(40):  # more than come with the beginning
+        one.mkdir(f"/{number:02}")
+    before = two.names()
+    asked = paths_asked(two, monkeypatch)
+    assert [entry.name for entry in two.vfs.readdir(ROOT_INO, None)] == [name.encode() for name in before]
+    assert asked == []
+    one.rename("/17", "/new")
+    two.rmdir("/18")
+    assert two.names() == one.names() == [name for name in before if name not in ("17", "18")] + ["new"]
+
+
+def test_a_listing_that_is_known_is_not_for_who_may_not_read_the_directory(stack: Stack) -> None:
+    root = stack.client(admin=True, uid=0, trusted=True, promised=True)
+    other = Caller(20000, [20000])
+    root.mkdir("/folder", 0o711)
+    root.mkdir("/folder/inner")
+    assert root.names("/folder") == root.names("/folder") == ["inner"]
+    with raises(errno.EACCES):
+        list(root.vfs.readdir(root.walk("/folder").ino, other))

@@ -12,6 +12,8 @@ Invariants, with L the lease:
 - A ghost is a session that may believe anything: one from before this process began, or whose feed was ended
   because it did not keep up. It is one until its lease is over, or it says that it believes nothing of that.
 - What is recorded as promised may be more than what a session believes, never less.
+- Who makes a change is not told of it, he hears the answer. If he has given it up he has begun a new feed,
+  and is told like others: so a change is his own only if it was begun at the feed that he is at.
 
 A read and a change meet like this: a read asks for ``began`` before it looks at the database and promises
 when the answer is made; a change is in the database before it is told here. If the change was told first, it
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from servers.directory.believers import Believers, Recent
 from servers.directory.feeds import Feed
@@ -52,13 +55,20 @@ class Bounds:
     """Changes that are remembered for the reads that are under way."""
 
 
-class Change:
-    """One change of the directory, from before it is made until it is told."""
+class Author(NamedTuple):
+    """Who makes a change: a session, and the number of the feed that it was at when it began to."""
 
-    def __init__(self, session: int, began: int) -> None:
-        self.session = session
+    session: int
+    feed: int
+
+
+class Change:
+    """One change of the directory, from before it is made until it is told. ``author`` has made it."""
+
+    def __init__(self, author: Author, began: int) -> None:
+        self.author = author
         self.began = began
-        self.open = Awaited(session, float("inf"))
+        self.open = Awaited(author.session, float("inf"))
         self.waiting = Waiting()
         self.unpromised: list[int] = []
         """Of what the answer shows."""
@@ -212,9 +222,9 @@ class Promises:
     # Changes
 
     @contextmanager
-    def changing(self, session: int) -> Iterator[Change]:
+    def changing(self, author: Author) -> Iterator[Change]:
         """Around a change, until it was told: so long ``wait_for_all`` waits for it."""
-        change = Change(session, self.begin())
+        change = Change(author, self.begin())
         with self._lock:
             self._open.add(change.open)
         try:
@@ -226,12 +236,14 @@ class Promises:
 
     def tell_change(self, change: Change, stamped: Mapping[int, int], shown: Mapping[int, int]) -> None:
         """The inodes ``stamped`` have changed (to their ``change``), durably. All who were promised something
-        of them are told, but for the session itself, which is promised what is ``shown`` to it."""
+        of them are told, but for the author, who is promised what is ``shown`` to him."""
         with self._lock:
             now = self._clock()
             for ino, at in stamped.items():
                 self._recent.note(ino, at)
-            own = self._alive(change.session, now)
+            own = self._alive(change.author.session, now)
+            if own is not None and own.number != change.author.feed:
+                own, change.unpromised = None, list(shown)
             messages: dict[Feed, list[int]] = {}
             for ino in stamped:
                 for feed in self._feeds_of(self._believers.take(ino, own.bit if own else 0)):
@@ -241,7 +253,7 @@ class Promises:
                     self._queue(feed, inos, now)
             if own is not None:
                 change.unpromised = self._give(own, change.began, shown, now)
-            change.waiting.await_all(self._who_must_know(change.session, stamped) if stamped else {})
+            change.waiting.await_all(self._who_must_know(change.author, stamped) if stamped else {})
 
     def wait(self, waiting: Waiting) -> None:
         """Until all that it waits for has come, or their leases are over. Raises Unavailable if too many
@@ -259,27 +271,28 @@ class Promises:
             with self._lock:
                 self._waits -= 1
 
-    def wait_for_all(self, session: int) -> None:
+    def wait_for_all(self, author: Author) -> None:
         """Until all is known to all that was changed before this call; for a reply that is given again.
         Raises Unavailable as ``wait``."""
         with self._lock:
             told = Waiting().await_all(dict.fromkeys(self._open, 0))
         self.wait(told)
         with self._lock:
-            known = Waiting().await_all(self._who_must_know(session, None))
+            known = Waiting().await_all(self._who_must_know(author, None))
         self.wait(known)
 
     # With the lock held
 
-    def _who_must_know(self, session: int, inos: Iterable[int] | None) -> dict[Awaited, int]:
-        """The others that have messages about one of ``inos`` (None: any), up to which, and the ghosts."""
+    def _who_must_know(self, author: Author, inos: Iterable[int] | None) -> dict[Awaited, int]:
+        """Those but the author that have messages about one of ``inos`` (None: any), up to which, and the
+        ghosts."""
         found: dict[Awaited, int] = {}
         for feed in self._behind:
-            if feed.session != session:
+            if (feed.session, feed.number) != author:
                 number = feed.last if inos is None else max(feed.latest.get(ino, 0) for ino in inos)
                 if number:
                     found[feed] = number
-        found.update((ghost, 0) for ghost in self._ghosts.values() if ghost.session != session)
+        found.update((ghost, 0) for ghost in self._ghosts.values() if ghost.session != author.session)
         return found
 
     def _seconds_left(self, waiting: Waiting) -> float | None:

@@ -13,7 +13,7 @@ from servers.directory import acls, attributes, content, namespace, store
 from servers.directory.access import Access
 from servers.directory.clock import Clock
 from servers.directory.config import DirectoryConfig
-from servers.directory.promises import Promises
+from servers.directory.promises import Author, Promises
 from servers.directory.rename import rename
 from servers.directory.store import Inode
 from servers.directory.telling import shown_by
@@ -84,7 +84,8 @@ class Directory:
         if sum(op.count for op in message.ops if isinstance(op, Reserve)) > OPS_MAX:
             raise BadMessage(f"a request reserves at most {OPS_MAX} numbers")
         done: list[tuple[Transaction, Mutated]] = []
-        with self._promises.changing(session) as change:
+        author = Author(session, message.feed)
+        with self._promises.changing(author) as change:
             try:
                 outcome = self._write(session, counter, message, who, done)
             finally:
@@ -96,7 +97,7 @@ class Directory:
             if done and not done[0][0].is_repeated:
                 self._promises.wait(change.waiting)
             else:
-                self._promises.wait_for_all(session)
+                self._promises.wait_for_all(author)
         if done:
             return _without(reply, change.unpromised)
         shown = shown_by(codec.decode(reply, Mutated))

@@ -1,5 +1,6 @@
 """The other end of a mount: what the kernel says over /dev/fuse, said by a test over a socket."""
 
+import select
 import socket
 from pathlib import Path
 
@@ -53,6 +54,14 @@ class Kernel:
             assert head.len == len(data)
             if head.unique == self._unique:
                 return -head.error, data[protocol.OUT_HEADER.size :]
+
+    def notified(self) -> tuple[int, bytes]:
+        """The next notification: what, and what follows."""
+        assert select.select([self._socket], [], [], 20.0)[0], "nothing comes"
+        data = self._socket.recv(1 << 21)
+        head = protocol.OUT_HEADER.read(data)
+        assert head.unique == 0
+        return head.error, data[protocol.OUT_HEADER.size :]
 
     def create(self, name: bytes, nodeid: int = 1) -> tuple[int, int]:
         """``(inode, handle)`` of a new file."""

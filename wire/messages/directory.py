@@ -191,8 +191,8 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
     and ``size`` bytes in all. ESTALE (Conflict) if ``base`` is not the current version or the grant's token
     is below the mark; EACCES if it is above it, because nothing was opened under it, and the identity neither
     has WRITE nor owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None
-    follow the rules (mtime is ``written``; set-id bits are dropped, but for root; capabilities always); explicit
-    ones win. A commit id that is already the current version's is answered as it was the first time.
+    follow the rules (mtime is ``written``; set-id bits are dropped, but for root; capabilities always);
+    explicit ones win. A commit id that is already the current version's is answered as it was the first time.
 
     close(2) moves no times: ``written`` and ``changed`` say, by the client's clock, when the content and
     anything of the file was changed last. A clock that is wrong is believed only between the base and now.
@@ -242,11 +242,14 @@ Op = (
 
 
 class Mutations(msgspec.Struct, frozen=True):
-    """``POST /v1/mutations``; the request id is ``session.counter``."""
+    """``POST /v1/mutations``; the request id is ``session.counter``. ``feed`` is what Told.feed said last, 0
+    if nothing is believed: a session whose feed is another one when the change is made is told of it as
+    others are."""
 
     acked: Count
     ops: Annotated[list[Op], Meta(min_length=1, max_length=OPS_MAX)]
     caller: Caller | None = None
+    feed: Count = 0
 
 
 class Result(msgspec.Struct, frozen=True):

@@ -38,7 +38,7 @@ class Attributes:
         asked = protocol.STATX_IN.read(request.body)
         attr = self._stat(request, asked.getattr_flags, asked.fh)
         self._the.inodes.told(attr.ino, attr.version)
-        return answers.statx_out(attr, self._the.owners, self._the.vfs.attr_seconds(attr))
+        return answers.statx_out(attr, self._the.owners, self._the.attr_seconds(attr))
 
     def _stat(self, request: Request, flags: int, number: int) -> Attr:
         if flags & protocol.GETATTR_FH:

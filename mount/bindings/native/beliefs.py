@@ -89,14 +89,17 @@ class Beliefs:
 
     def revoke(self, inos: Collection[int]) -> None:
         """See Believer."""
-        is_on_its_way = False
         for ino in inos:
             # For who has it open, and rewinds it.
             if self._listings.knows(ino) and not self._notifications.drop(ino, ALL):
                 raise fail(errno.EAGAIN, f"the listing of inode {ino} is in the kernel still")
-            if not self._notifications.drop_attributes(ino) and self._inodes.knows(ino):
-                is_on_its_way = True
-        if is_on_its_way or any(map(self._may_have_told_names, inos)):
+        self.take_back(inos)
+
+    def take_back(self, inos: Collection[int]) -> None:
+        """Attributes of these inodes, and names in them, hold no more. Raises OSError if that could not be
+        done."""
+        known = [self._notifications.drop_attributes(ino) or not self._inodes.knows(ino) for ino in inos]
+        if not all(known) or any(map(self._may_have_told_names, inos)):
             self._revoke_names()
 
     def revoke_all(self) -> bool:

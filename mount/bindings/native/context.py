@@ -1,9 +1,12 @@
 """What all operations of a mount share, and how attributes are told to the kernel."""
 
+import logging
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from clients.session import now_awake_or_not
 from mount.bindings.callers import caller
 from mount.bindings.native import answers
 from mount.bindings.native.beliefs import Beliefs
@@ -17,6 +20,8 @@ from mount.owners import Owners
 from mount.vfs import Vfs
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
+
+log = logging.getLogger(__name__)
 
 
 class Context:
@@ -48,6 +53,7 @@ class Context:
         )
         self.passthrough = Passthrough(vfs, descriptor, self.release, is_possible=passes)
         self._trusted = trusted
+        self._telling = _Telling()
 
     def who(self, request: Request) -> Caller | None:
         """For whom a request is made."""
@@ -82,6 +88,7 @@ class Context:
         long the attributes may be believed, if not for as long as they are believed here."""
         if self.vfs.is_exact:
             self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=0.0)
+            self._telling.note(parent)
             name_seconds = self.beliefs.tell_name(
                 parent, lambda: self.vfs.name_seconds(parent, name, attr.ino)
             )
@@ -91,7 +98,7 @@ class Context:
             is_only_name = attr.nlink == 1 or stat.S_ISDIR(attr.mode)
             name_seconds = NAME_SECONDS if is_only_name else 0.0
             self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=name_seconds, pid=pid)
-        seconds = self.vfs.attr_seconds(attr) if attr_seconds is None else attr_seconds
+        seconds = self.attr_seconds(attr) if attr_seconds is None else attr_seconds
         return answers.entry_out(attr, self.owners, name_seconds, seconds)
 
     def known_entry(self, parent: int, name: bytes, attr: Attr) -> bytes:
@@ -105,10 +112,11 @@ class Context:
         if not self.vfs.is_exact:
             return self.entry(parent, name, attr)
         self.inodes.looked_up(attr.ino, parent, name, attr.version, seconds=0.0)
-        return answers.entry_out(attr, self.owners, 0.0, self.vfs.attr_seconds(attr))
+        return answers.entry_out(attr, self.owners, 0.0, self.attr_seconds(attr))
 
     def no_entry(self, parent: int, name: bytes) -> bytes:
         """fuse_entry_out that says for how long there is no such name; empty if that may not be said."""
+        self._telling.note(parent)
         seconds = self.beliefs.tell_name(parent, lambda: self.vfs.name_seconds(parent, name, 0))
         return answers.no_entry_out(seconds) if seconds else b""
 
@@ -120,4 +128,41 @@ class Context:
     def attr(self, attr: Attr) -> bytes:
         """fuse_attr_out."""
         self.inodes.told(attr.ino, attr.version)
-        return answers.attr_out(attr, self.owners, self.vfs.attr_seconds(attr))
+        return answers.attr_out(attr, self.owners, self.attr_seconds(attr))
+
+    def attr_seconds(self, attr: Attr) -> float:
+        """For how long the kernel may believe attributes that it is to be told with this thread's answer."""
+        self._telling.note(attr.ino)
+        return self.vfs.attr_seconds(attr)
+
+    def written(self) -> None:
+        """The kernel has this thread's answer, and counts from now on. If it came late (this process was
+        stopped, or had to wait), that is for longer than we may count on: then it is taken back."""
+        inos, seconds = self._telling.end()
+        if inos and seconds > self.vfs.slack_seconds:
+            try:
+                self.beliefs.take_back(inos)
+            except OSError as error:
+                log.info("what came late to the kernel could not be taken back: %s", error)
+
+
+class _Telling(threading.local):
+    """What this thread's answer tells the kernel to believe: of which inodes, and since when it is true."""
+
+    def __init__(self) -> None:
+        self._inos: list[int] = []
+        self._since = 0.0
+
+    def note(self, ino: int) -> None:
+        """Before it is looked for how long it may be believed."""
+        if not self._inos:
+            self._since = now_awake_or_not()
+        self._inos.append(ino)
+
+    def end(self) -> tuple[list[int], float]:
+        """The inodes, and how many seconds ago they were first noted."""
+        inos = self._inos
+        if not inos:
+            return inos, 0.0
+        self._inos = []
+        return inos, now_awake_or_not() - self._since

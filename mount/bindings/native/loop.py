@@ -155,6 +155,7 @@ class Loop:
             self._answer_later(request, answer)
         elif answer is not None:
             self._send(head.unique, number, answer)
+            self._operations.written()
         self._calls.end()
 
     def _answer_later(self, request: Request, later: Later) -> None:

@@ -20,6 +20,7 @@ class Operations:
 
     def __init__(self, the: Context) -> None:
         self._vfs = the.vfs
+        self.written = the.written
         methods: Methods = {
             **Names(the).methods,
             **Attributes(the).methods,

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from hypothesis import strategies as st
@@ -433,7 +434,7 @@ class Machine(RuleBasedStateMachine):
         if (one := self._pick(pick)) is None or one.flags & os.O_PATH:
             return
         size = os.fstat(one.here).st_size
-        found, wanted = (outcome(lambda fd=fd: os.lseek(fd, offset, whence)) for fd in (one.there, one.here))
+        found, wanted = (outcome(partial(os.lseek, fd, offset, whence)) for fd in (one.there, one.here))
         os.lseek(one.there, 0, os.SEEK_SET)
         os.lseek(one.here, 0, os.SEEK_SET)
         if whence == os.SEEK_HOLE:
