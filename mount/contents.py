@@ -93,18 +93,22 @@ class Contents(Tree):
         """Writes into the local copy; at the end, as it is under the lock, if it ``appends``. None: as the
         handle was opened."""
         handle = self._writer(number)
-        copy = handle.node.copy
         to_end = handle.appends if appends is None else appends
+        at = self._put(handle, None if to_end else offset, data)
+        self._upload_what_is_full(handle, at, len(data))
+        return len(data)
+
+    def _put(self, handle: Handle, offset: int | None, data: bytes | memoryview) -> int:
+        """Writes at ``offset``, or at the end; returns where that was."""
 
         def place(size: int) -> tuple[int, int]:
-            at = self._calls.place(size) if to_end else offset
+            at = self._calls.place(size) if offset is None else offset
             if at + len(data) > FILE_BYTES_MAX:
                 raise fail(errno.EFBIG)
             return at, len(data)
 
-        at = self._alter(handle.node, handle.caller, place, lambda at, _: copy.write(at, data))
-        self._upload_what_is_full(handle, at, len(data))
-        return len(data)
+        copy = handle.node.copy
+        return self._alter(handle.node, handle.caller, place, lambda at, _: copy.write(at, data))
 
     def punch(self, number: int, offset: int, size: int) -> None:
         """Makes a hole: the range, as far as the file goes, reads as zeros."""

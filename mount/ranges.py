@@ -3,13 +3,14 @@
 import errno
 import logging
 import os
+from contextlib import suppress
 
 from cache.copies import NeedsManifest
 from mount import interruption
 from mount.contents import Contents
 from mount.nodes import Handle
 from wire.errors import fail
-from wire.limits import FILE_BYTES_MAX
+from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +111,11 @@ class Ranges(Contents):
                 if count:
                     self.fallocate(target.number, ZERO_RANGE, place, count)
                 else:
-                    piece = buffer[: size - done]
+                    piece = buffer[: min(size - done, CHUNK_BYTES - place % CHUNK_BYTES)]
                     count = self.read_into(source.number, in_offset + done, piece)
-                    self.write(target.number, place, piece[:count])
+                    self._put(self._writer(target.number), place, piece[:count])
+                    if (place + count) % CHUNK_BYTES == 0 or done + count == size:
+                        self._see_to_chunk(source, target, in_offset - out_offset, place // CHUNK_BYTES)
             except OSError as error:
                 if not done:
                     raise
@@ -122,6 +125,19 @@ class Ranges(Contents):
             if not count or interruption.is_interrupted():  # somebody has cut the input meanwhile
                 break
         return done
+
+    def _see_to_chunk(self, source: Handle, target: Handle, shift: int, index: int) -> None:
+        """The target's chunk ``index`` was copied to its end, from ``shift`` bytes further on in the source: if
+        that chunk is stored, it is not stored once more."""
+        origin = None
+        if shift % CHUNK_BYTES == 0:
+            with source.node.guard, suppress(NeedsManifest):
+                origin = source.node.copy.chunk_at(index + shift // CHUNK_BYTES)
+        node, uploads = target.node, self._committer.uploads
+        with node.guard:
+            is_stored = origin is not None and uploads.is_stored(node, index, origin)
+            if not is_stored and (index + 1) * CHUNK_BYTES <= node.copy.size:
+                uploads.begin_early(node, index)
 
     def _hole(self, source: Handle, offset: int, size: int) -> int:
         """How many of ``size`` bytes from ``offset`` on are in a hole that begins there."""

@@ -14,8 +14,9 @@ from concurrent.futures import Future, wait
 from cache.copies import Dirty, LocalCopy
 from mount.nodes import Node
 from mount.proxy import Proxy
+from wire.chunking import fits
 from wire.limits import CHUNK_BYTES
-from wire.messages.directory import ChunkChange
+from wire.messages.directory import ChunkAt, ChunkChange
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,17 @@ class Uploads:
         commit will tell; nothing is queued that its deadline would have to wait for."""
         if not self._fail:
             self._begin(node, index, CHUNK_BYTES)
+
+    @staticmethod
+    def is_stored(node: Node, index: int, chunk: ChunkAt) -> bool:
+        """Under guard: whether a chunk has the very content of one that the directory knows; then the commit
+        names that one, and nothing is uploaded."""
+        data = node.copy.chunk_bytes(index)
+        if len(data) != chunk.size or not fits(chunk.id, data):
+            return False
+        stored = node.uploaded[index] = Future()
+        stored.set_result(ChunkChange(index, chunk.id, chunk.size))
+        return True
 
     def watch(self, node: Node) -> None:
         """Has what the kernel appends to the copy uploaded early, until nobody writes it past us any more."""

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from mount.nodes import Handle
 from mount.ranges import KEEP_SIZE, PIECE_BYTES, PUNCH_HOLE, ZERO_RANGE
 from tests.support.holes import fallocate
 from tests.support.stack import Client, Stack
+from tests.support.vfs import WatchedWire
 from wire.chunking import chunk_count
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 
@@ -281,19 +283,39 @@ def test_an_error_after_the_first_piece_is_a_short_count(
     pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = pair
-    write, fail_at = one.vfs.write, 2 * PIECE_BYTES
+    put, fail_at = one.vfs._put, 2 * PIECE_BYTES
 
-    def full(number: int, offset: int, data: bytes | memoryview) -> int:
+    def full(handle: Handle, offset: int, data: bytes | memoryview) -> int:
         if offset + len(data) > fail_at:
             raise OSError(errno.ENOSPC, "full")
-        return write(number, offset, data)
+        return put(handle, offset, data)
 
     with one.opened("/short", MAKE) as source, one.opened("/filled", MAKE) as target:
         one.vfs.write(source, 0, os.urandom(3 * PIECE_BYTES))
-        monkeypatch.setattr(one.vfs, "write", full)
+        monkeypatch.setattr(one.vfs, "_put", full)
         assert one.vfs.copy_range(source, 0, target, 0, 3 * PIECE_BYTES) == 2 * PIECE_BYTES
         fail_at = 0
         assert fails(lambda: one.vfs.copy_range(source, 0, target, 0, 10)) == "ENOSPC"
+
+
+def test_what_is_copied_chunk_by_chunk_is_not_stored_again(stack: Stack) -> None:
+    wire, puts = WatchedWire(), list[str]()
+    one = stack.client(wrap=wire.wrap)
+    content = os.urandom(2 * CHUNK + 1000)
+    one.write("/stored", content)
+    wire.before = lambda method, url: puts.extend([url] if method == "PUT" else [])
+    with one.opened("/stored", READ) as source, one.opened("/named", MAKE) as target:
+        assert one.vfs.copy_range(source, 0, target, CHUNK, len(content)) == len(content)
+    assert puts == []
+    assert stack.client().read("/named") == bytes(CHUNK) + content
+    with one.opened("/stored", READ) as source, one.opened("/named", WRITE) as target:
+        one.vfs.copy_range(source, CHUNK, target, 0, CHUNK)
+        one.vfs.write(target, 5, b"changed afterwards")
+        one.vfs.copy_range(source, 1, target, 2 * CHUNK, CHUNK)
+    assert len(puts) == 2
+    expected = bytearray(content[CHUNK : 2 * CHUNK] + content)
+    expected[5:23], expected[2 * CHUNK : 3 * CHUNK] = b"changed afterwards", content[1 : CHUNK + 1]
+    assert stack.client().read("/named") == expected
 
 
 def test_holes_take_no_space_and_programs_see_that(pair: tuple[Client, Client]) -> None:
