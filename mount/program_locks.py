@@ -77,6 +77,8 @@ class ProgramLocks:
         self._handles: dict[Owner, int] = {}
         """Through which open file each has locked last."""
         self._asking: Counter[int] = Counter()
+        self._freeing: Counter[int] = Counter()
+        self._frees_begun = 0
         self._to_leave: set[Owner] = set()
         self._doubted: set[int] = set()
         self._stated: int = 0
@@ -130,14 +132,18 @@ class ProgramLocks:
         """Lets the owner have the range, or says what is in conflict with it; with ``waits`` as soon as that
         is possible. Raises EDEADLK, ENOLCK, InterruptedError, and Unavailable."""
         while True:
-            began = time.monotonic()
+            began, frees = time.monotonic(), self._frees(ino)
             with self._asked(ino):
                 answer = self._ask(ino, wanted, POLL_SECONDS if waits else 0.0)
                 if answer.conflict is None:
                     self._note(ino, wanted, handle)
                 elif wanted.is_flock:  # which gives up what it had before it asks for the other kind
                     self._set(Owner.of(ino, wanted), [])
-            if answer.conflict is None or not waits:
+            if answer.conflict is None:
+                return answer
+            if not waits:
+                if answer.is_own and self._frees(ino) != frees:
+                    continue
                 return answer
             if interruption.is_interrupted():
                 self._leave(Owner.of(ino, wanted))  # again, now that no request takes the place once more
@@ -151,13 +157,36 @@ class ProgramLocks:
         owner = Owner.of(ino, gone)
         if not any(overlap(one, gone) for one in self._ranges(owner)):
             return
-        with self._asked(ino):
+        with self._freeing_of(ino), self._asked(ino):
             self._set(owner, freed(self._ranges(owner), gone))
             try:
                 self._client.free_range(ino, gone)
             except OSError as error:
                 log.info("inode %d: what was unlocked is freed later: %s", ino, error)
                 self.doubt([ino])
+
+    @contextmanager
+    def _freeing_of(self, ino: int) -> Iterator[None]:
+        with self._guard:
+            self._frees_begun += 1
+            self._freeing[ino] += 1
+            self._guard.notify_all()
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._freeing[ino] -= 1
+                if not self._freeing[ino]:
+                    del self._freeing[ino]
+                    self._guard.notify_all()
+
+    def _frees(self, ino: int) -> int:
+        """How often something was freed, now that nothing is just being freed of this inode. The kernel tells
+        of the last close(2) of an open file, which ends its flock(2), when that has returned already: the
+        next program shall not find the lock of one that has ended."""
+        with self._guard:
+            self._guard.wait_for(lambda: not self._freeing[ino])
+            return self._frees_begun
 
     def ask(self, ino: int, wanted: Range) -> RangeAnswer:
         """Whether the owner could have the range now. Raises Unavailable."""

@@ -127,8 +127,8 @@ class Ranges(Contents):
         return done
 
     def _see_to_chunk(self, source: Handle, target: Handle, shift: int, index: int) -> None:
-        """The target's chunk ``index`` was copied to its end, from ``shift`` bytes further on in the source: if
-        that chunk is stored, it is not stored once more."""
+        """The target's chunk ``index`` was copied to its end, from ``shift`` bytes further on in the source:
+        if that chunk is stored, it is not stored once more."""
         origin = None
         if shift % CHUNK_BYTES == 0:
             with source.node.guard, suppress(NeedsManifest):

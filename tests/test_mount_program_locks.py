@@ -183,6 +183,15 @@ def test_a_program_that_is_killed_has_no_locks(here: Program, there: Program) ->
     flock(there, SHARED)
 
 
+def test_the_next_program_does_not_find_the_lock_of_one_that_has_ended(one: RealMount, name: str) -> None:
+    """The kernel tells of a last close(2) when that has returned already."""
+    take = f"[f := os.open({str(one.path / name)!r}, os.O_RDONLY), fcntl.flock(f, {EXCLUSIVE | AT_ONCE})]"
+    with Program() as first, Program() as second:
+        for program in (first, second) * 30:
+            program.do(take)
+            program.do("os.close(f)")
+
+
 def test_who_waits_can_be_interrupted(here: Program, there: Program) -> None:
     flock(here, EXCLUSIVE)
     there.do("signal.signal(signal.SIGALRM, lambda *_: 1 / 0)")
