@@ -112,6 +112,8 @@ class RangeRules:
         ]
         kept = in_normal_form(set(message.ranges).difference(lost))
         self._change(turn, who, message.ino, [claim.range for claim in own.claims], kept)
+        if kept:
+            self._prolong(turn, who)
         self.pass_on(turn)
         return Restated(lost)
 
@@ -183,6 +185,7 @@ class RangeRules:
         """The owner has it now, and waits for it no more."""
         mine = of_owner(near, place.claim.owner)
         self._change(turn, place, place.ino, mine, with_range(mine, place.claim.range))
+        self._prolong(turn, place)
         self._end(turn, place)
 
     def _pass_to(self, turn: Turn, place: Place, near: Sequence[Claim]) -> None:
@@ -202,8 +205,6 @@ class RangeRules:
             if self._store.count(turn.connection, ino, who.session) + more > RANGES_MAX:
                 raise fail(errno.ENOLCK, f"a session has at most {RANGES_MAX} ranges of an inode")
         self._store.change(turn.connection, ino, who.session, removed, added, self._config.clock())
-        if after:
-            self._prolong(turn, who)
 
     def _prolong(self, turn: Turn, who: Who) -> None:
         expires = self._lease_end()
