@@ -85,6 +85,10 @@ class RangeQueue:
         with self._guard:
             self._places[place.key] = place
 
+    def has(self, place: Place) -> bool:
+        """Whether it is taken."""
+        return self.find(*place.key) is place
+
     def leave(self, place: Place) -> None:
         """Gives it up, if it was taken."""
         with self._guard:
