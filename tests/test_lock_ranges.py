@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,10 +15,11 @@ from clients.lock import LockClient
 from clients.session import Channel
 from servers.lock.app import make_server
 from servers.lock.range_queue import INSISTENT_SECONDS, INSISTS_COUNT
+from servers.replies import Replies
 from tests.support.inprocess import LossyWire
 from tests.support.lock import LEASE, ORDER, PLACE, URL, WAIT, LockRealm
 from tests.support.times import wait_until
-from wire.errors import BadMessage, Replayed
+from wire.errors import BadMessage, Replayed, fail
 from wire.messages.lock import Range, RangeAnswer, Renewed, SetRange
 from wire.tickets import Role
 
@@ -354,6 +356,48 @@ def test_ranges_survive_a_restart_with_a_whole_lease(house: LockRealm) -> None:
     house.restart()
     house.pass_time(LEASE)
     takes(bob, write())
+
+
+def test_what_was_granted_is_there_after_a_kill(house: LockRealm, tmp_path: Path) -> None:
+    """The database's files as a killed server leaves them: copied while it runs."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    waiting = house.waits_for_range(bob, 7, read())
+    takes(alice, read(0, 4))
+    assert not waiting.done()
+    alice.free_range(7, read(5, 9))
+    assert granted(waiting)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in tmp_path.glob("lock.db*"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    after = LockRealm(copy)
+    try:
+        assert shown(after, "alice") == [read(0, 4)]
+        assert shown(after, "bob") == [read()]
+    finally:
+        after.close()
+
+
+def test_a_change_that_fails_leaves_nobody_asleep(house: LockRealm, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    waiting = house.waits_for_range(bob, 7, write())
+    once = Replies.once
+
+    def fails_at_the_end(*arguments: Any) -> bytes | OSError:
+        once(*arguments)
+        monkeypatch.undo()
+        raise fail(errno.EIO, "the disk has a bad day")
+
+    monkeypatch.setattr(Replies, "once", fails_at_the_end)
+    with pytest.raises(OSError, match="bad day"):
+        alice.free_range(7, write())
+    assert not granted(waiting)
+    assert shown(house, "alice") == [write()]
+    again = house.waits_for_range(bob, 7, write())
+    alice.free_range(7, write())
+    assert granted(again)
 
 
 # Restating

@@ -127,6 +127,10 @@ class RangeQueue:
         place.insists, place.silent_seconds = True, INSISTENT_SECONDS
         return True
 
+    def has(self, place: Place) -> bool:
+        """Whether it is taken."""
+        return self.find(*place.key) is place
+
     def leave(self, place: Place) -> None:
         """Gives it up, if it was taken."""
         self._refused.pop(place.key, None)

@@ -1,7 +1,7 @@
 """The rules of the ranges that programs lock: who gets one, who waits, who is passed over, and when all ends.
 
 What every transaction leaves behind: of those whose request is held back, nobody waits for what he could
-have (``pass_on``). Who is between two requests keeps his place for ``place_seconds``, and then loses it.
+have (``_pass_on``). Who is between two requests keeps his place for ``place_seconds``, and then loses it.
 Leases and places end in ``end_old`` only, as those of the write locks do.
 """
 
@@ -59,14 +59,15 @@ class RangeRules:
         obstacle = self._queue.obstacle(place, near, self._held(turn))
         if obstacle is None:
             self._grant(turn, place, near)
-        elif self._queue.find(ino, claim) or message.wait_seconds > 0:
-            place.silent_seconds = (
-                self._config.place_seconds if message.wait_seconds else place.silent_seconds
-            )
-            self._stay(turn, place)
-        elif self._queue.insists(place) and not self._queue.is_circle(place, self._held(turn)):
-            self._stay(turn, place)
-        self.pass_on(turn)
+        elif self._queue.find(ino, claim):
+            if message.wait_seconds > 0:
+                place.insists, place.silent_seconds = False, self._config.place_seconds
+            self._touch(turn, place)
+        elif message.wait_seconds > 0 or (
+            self._queue.insists(place) and not self._queue.is_circle(place, self._held(turn))
+        ):
+            self._join(turn, place)
+        self._pass_on(turn, self._queue.of_inode(ino))
         return RangeAnswer() if obstacle is None else self._answer(turn, who.session, obstacle)
 
     def free(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
@@ -74,7 +75,7 @@ class RangeRules:
         claim = Claim(who.session, message.range)
         mine = of_owner(self._store.near(turn.connection, message.ino, claim), claim.owner)
         self._change(turn, who, message.ino, mine, without(mine, message.range))
-        self.pass_on(turn)
+        self._pass_on(turn, self._queue.of_inode(message.ino))
         return RangeAnswer()
 
     def collect(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
@@ -86,7 +87,7 @@ class RangeRules:
         if covers(of_owner(near, claim.owner), claim.range):
             return RangeAnswer()
         if self._queue.find(message.ino, claim):
-            self._stay(turn, place)
+            self._touch(turn, place)
         obstacle = self._queue.obstacle(place, near, self._held(turn))
         return self._answer(turn, who.session, obstacle or place)
 
@@ -96,7 +97,7 @@ class RangeRules:
             owner = place.claim.owner
             if (owner.session, owner.is_flock, owner.number) == (session, message.is_flock, message.owner):
                 self._end(turn, place)
-        self.pass_on(turn)
+        self._pass_on(turn, self._queue.of_inode(message.ino))
 
     def ask(self, turn: Turn, session: int, message: AskRange) -> RangeAnswer:
         """Which held range stands against this one. Changes nothing."""
@@ -117,7 +118,9 @@ class RangeRules:
         ]
         kept = in_normal_form(set(message.ranges).difference(lost))
         self._change(turn, who, message.ino, [claim.range for claim in own.claims], kept)
-        self.pass_on(turn)
+        if kept:
+            self._prolong(turn, who)
+        self._pass_on(turn, self._queue.of_inode(message.ino))
         return Restated(lost)
 
     def renew(self, turn: Turn, session: int) -> list[int]:
@@ -129,21 +132,8 @@ class RangeRules:
     def break_all(self, turn: Turn, ino: int) -> bool:
         """Ends all ranges of the inode. Returns whether there were any."""
         there_were = self._store.remove_all(turn.connection, ino)
-        self.pass_on(turn)
+        self._pass_on(turn, self._queue.of_inode(ino))
         return there_were
-
-    def pass_on(self, turn: Turn) -> None:
-        """Gives everybody whose request is held back what he waits for, as far as nothing stands against
-        it any more."""
-        held = self._held(turn)
-        goes_on = True
-        while goes_on:
-            goes_on = False
-            for place in self._queue.places():
-                near = held(place.ino)
-                if self._asks(place) and self._queue.obstacle(place, near, held) is None:
-                    self._pass_to(turn, place, near)
-                    held, goes_on = self._held(turn), True
 
     def end_old(self, turn: Turn) -> None:
         """Ends the leases and places whose time is over; the turn is due when the next one's is."""
@@ -157,7 +147,7 @@ class RangeRules:
                 turn.ends(place.ends_at)
             elif not self._asks(place):
                 self._end(turn, place)
-        self.pass_on(turn)
+        self._pass_on(turn, self._queue.places())
         expiry = self._store.next_expiry(turn.connection)
         if expiry is not None:
             turn.ends(expiry)
@@ -187,7 +177,20 @@ class RangeRules:
         """The owner has it now, and waits for it no more."""
         mine = of_owner(near, place.claim.owner)
         self._change(turn, place, place.ino, mine, with_range(mine, place.claim.range))
+        self._prolong(turn, place)
         self._end(turn, place)
+
+    def _pass_on(self, turn: Turn, places: Sequence[Place]) -> None:
+        """Gives everybody in ``places`` whose request is held back what he waits for, as far as nothing
+        stands against it any more."""
+        held, waiting = self._held(turn), list(places)
+        while waiting:
+            place = waiting.pop(0)
+            near = held(place.ino)
+            if self._asks(place) and self._queue.obstacle(place, near, held) is None:
+                self._pass_to(turn, place, near)
+                held = self._held(turn)
+                waiting = [other for other in places if self._queue.has(other)]
 
     def _pass_to(self, turn: Turn, place: Place, near: Sequence[Claim]) -> None:
         """As ``_grant``, in a transaction that is somebody else's."""
@@ -206,8 +209,6 @@ class RangeRules:
             if self._store.count(turn.connection, ino, who.session) + more > RANGES_MAX:
                 raise fail(errno.ENOLCK, f"a session has at most {RANGES_MAX} ranges of an inode")
         self._store.change(turn.connection, ino, who.session, removed, added, self._config.clock())
-        if after:
-            self._prolong(turn, who)
 
     def _prolong(self, turn: Turn, who: Who) -> None:
         expires = self._lease_end()
@@ -215,16 +216,20 @@ class RangeRules:
             self._store.begin(turn.connection, who.session, who.user, who.client, expires)
         turn.ends(expires)
 
-    def _stay(self, turn: Turn, place: Place) -> None:
-        """Keeps the place, or takes it. Raises EDEADLK if the owner would wait for himself, ENOLCK."""
-        now = self._config.clock()
-        if self._queue.find(*place.key) is None:
-            if not place.claim.range.is_flock and self._queue.is_circle(place, self._held(turn)):
-                raise fail(errno.EDEADLK)
-            self._need_room(turn, place.user, 1 + self._queue.count_of(place.user))
-            self._queue.join(place)
-            turn.ends(self._queue.passes_at(place))
-        place.asked_at = now
+    def _join(self, turn: Turn, place: Place) -> None:
+        """Takes the place. Raises EDEADLK if the owner would wait for himself, ENOLCK."""
+        if not place.claim.range.is_flock and self._queue.is_circle(place, self._held(turn)):
+            raise fail(errno.EDEADLK)
+        self._need_room(turn, place.user, 1 + self._queue.count_of(place.user))
+        self._queue.join(place)
+        turn.ends(self._queue.passes_at(place))
+        self._touch(turn, place)
+        # Somebody elsewhere may now be waited for by who is in front of him, and so pass.
+        self._pass_on(turn, self._queue.places())
+
+    def _touch(self, turn: Turn, place: Place) -> None:
+        """He has asked just now."""
+        place.asked_at = self._config.clock()
         turn.ends(place.ends_at)
 
     def _end(self, turn: Turn, place: Place) -> None:
