@@ -15,6 +15,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -46,6 +47,11 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 AUTO_INVAL_DATA = 1 << 12
 """FUSE_CAP_AUTO_INVAL_DATA of <fuse_common.h>: it drops our own pages whenever our mtime moves on."""
+
+
+_HIDDEN_NAME = re.compile(r"/\.fuse_hidden[0-9a-f]{16}$")
+"""libfuse, hidden_name() in lib/fuse.c. A program can give an open file such a name too: then that is removed
+when it is closed, as libfuse itself does."""
 
 
 def _bytes(text: str) -> bytes:
@@ -269,8 +275,17 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def rename_with_flags(self, old: str, new: str, flags: int) -> None:
-        """renameat2(2)."""
+        """renameat2(2), and what libfuse does instead of removing an open file."""
+        hides = bool(_HIDDEN_NAME.search(new)) and self._pages.was_open(old)
+        if hides and not self._pages.is_in_use(old):
+            self.unlink(old)  # it was just being closed: nobody needs it any more
+            return
+        self._rename(old, new, flags)
+        self._pages.renamed(old, new)
+        if hides and not self._pages.hidden_at(new):
+            self._remove_hidden(new)
 
+    def _rename(self, old: str, new: str, flags: int) -> None:
         def into(parent: int, name: bytes, who: Caller | None) -> None:
             self._in_parent(
                 new,
@@ -280,7 +295,13 @@ class _Operations(mfusepy.Operations):
             )
 
         self._in_parent(old, into)
-        self._pages.renamed(old, new)
+
+    def _remove_hidden(self, path: str) -> None:
+        """libfuse removes what it has hidden when it is closed, unless that is while it is being hidden."""
+        try:
+            self.unlink(path)
+        except OSError as error:
+            log.debug("%s is not removed here: %s", path, error)
 
     def rename(self, old: str, new: str) -> int:
         """There for mfusepy to see that the operation exists; it is called through rename_with_flags."""
@@ -413,8 +434,13 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def release(self, path: str, fh: Any) -> int:
-        self._pages.closed(fh.fh)
-        self.vfs.release(fh.fh)
+        self._pages.closing(fh.fh)
+        try:
+            self.vfs.release(fh.fh)
+        finally:
+            hidden = self._pages.closed(fh.fh)
+        if hidden is not None:
+            self._remove_hidden(hidden)
         return 0
 
 

@@ -1,6 +1,7 @@
 """What the kernel's pages of a path are of, as far as a path-based binding can know."""
 
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from dataclasses import dataclass
 from mount.nodes import Handle
 
 PAGES_REMEMBERED = 100_000
+CLOSED_REMEMBERED = 1000
+
+MOMENT_SECONDS = 2.0
+"""libfuse looks whether a file is open, and a moment later hides it: it may have been closed in between."""
 
 
 @dataclass
@@ -21,6 +26,7 @@ class _Open:
     version: int
     path: str
     moves: int
+    is_closing: bool = False
 
 
 class Pages:
@@ -35,10 +41,12 @@ class Pages:
     """
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._guard = threading.Condition()
         self._versions: OrderedDict[str, int] = OrderedDict()
         self._open: dict[int, _Open] = {}
         self._inos: dict[str, Counter[int]] = {}
+        self._hidden: set[str] = set()
+        self._closed: OrderedDict[str, float] = OrderedDict()
 
     def opened(self, path: str, handle: Handle) -> tuple[bool, bool]:
         """``(direct_io, keep_cache)`` for a new handle."""
@@ -96,15 +104,52 @@ class Pages:
             for file in self._open.values():
                 file.path = _moved(file.path, old, new)
 
-    def closed(self, number: int) -> None:
-        """A handle is gone."""
+    def was_open(self, path: str) -> bool:
+        """Whether a handle is open there, or was a moment ago."""
+        with self._guard:
+            since = time.monotonic() - MOMENT_SECONDS
+            return bool(self._files_at(path)) or self._closed.get(path, since) > since
+
+    def is_in_use(self, path: str) -> bool:
+        """Whether a handle is open there; waits for those that are just being closed."""
+        with self._guard:
+            self._guard.wait_for(lambda: not any(file.is_closing for file in self._files_at(path)))
+            return bool(self._files_at(path))
+
+    def hidden_at(self, path: str) -> bool:
+        """What is open there has no other name any more, see ``closed``. False: nothing is."""
+        with self._guard:
+            if not self._files_at(path):
+                return False
+            self._hidden.add(path)
+            return True
+
+    def closing(self, number: int) -> None:
+        """A handle is about to go."""
+        with self._guard:
+            self._open[number].is_closing = True
+
+    def closed(self, number: int) -> str | None:
+        """A handle is gone. Returns the name to be removed if that was hidden and is of no use any more."""
         with self._guard:
             file = self._open.pop(number)
+            self._guard.notify_all()
+            self._closed[file.path] = time.monotonic()
+            self._closed.move_to_end(file.path)
+            if len(self._closed) > CLOSED_REMEMBERED:
+                self._closed.popitem(last=False)
             at_path = self._inos[file.opened_at]
             at_path[file.handle.node.ino] -= 1
             at_path += Counter()
             if not at_path:
                 del self._inos[file.opened_at]
+            if file.path not in self._hidden or self._files_at(file.path):
+                return None
+            self._hidden.remove(file.path)
+            return file.path
+
+    def _files_at(self, path: str) -> list[_Open]:
+        return [file for file in self._open.values() if file.path == path]
 
     def _label(self, path: str, version: int) -> None:
         self._versions[path] = version
