@@ -61,6 +61,10 @@ class Locking(Opening):
         """What stands in the way of a lock now."""
         return self._proxy.program_locks.ask(self._handle(number).node.ino, wanted)
 
+    def has_exclusive(self, number: int, within: Range) -> bool:
+        """Whether the owner has an exclusive lock of some of these bytes."""
+        return self._proxy.program_locks.is_exclusive(self._handle(number).node.ino, within)
+
     def release(self, number: int) -> None:
         """Closes a handle, as ``Opening.release``."""
         self.unlock_handle(number)

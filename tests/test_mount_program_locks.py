@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.mounts import RealMount
+from mount.bindings import FUSEPY, choose
+from tests.support.mounts import BINDING, RealMount
 from tests.support.programs import Program
 from tests.support.realm import RealRealm
 from tests.support.times import wait_until
@@ -21,6 +22,12 @@ from tests.support.vfs import raises
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 
 DEATH_SECONDS_MAX = 25.0
+WHOSE = (
+    "__import__('struct').unpack('hhqqi', fcntl.fcntl(f, fcntl.F_GETLK,"
+    " __import__('struct').pack('hhqqi', fcntl.F_RDLCK, 0, 0, 0, 0))[:28])"
+)
+"""What stands in the way of a lock of ``f``: kind, whence, first byte, length, process."""
+
 EXCLUSIVE, SHARED, FREE, AT_ONCE = fcntl.LOCK_EX, fcntl.LOCK_SH, fcntl.LOCK_UN, fcntl.LOCK_NB
 
 
@@ -151,16 +158,12 @@ def test_ranges_of_one_mount_and_of_two(
 
 def test_whose_lock_stands_in_the_way(here: Program, there: Program, one: RealMount, name: str) -> None:
     lockf(here, EXCLUSIVE, 10, 5)
-    ask = (
-        "__import__('struct').unpack('hhqqi', fcntl.fcntl(f, fcntl.F_GETLK,"
-        " __import__('struct').pack('hhqqi', fcntl.F_RDLCK, 0, 0, 0, 0))[:28])"
-    )
-    assert there.do(ask) == str((fcntl.F_WRLCK, 0, 5, 10, 0)), "of another machine there is no number"
+    assert there.do(WHOSE) == str((fcntl.F_WRLCK, 0, 5, 10, 0)), "of another machine there is no number"
     with Program() as neighbour:
         opened(neighbour, one, name)
-        assert neighbour.do(ask) == str((fcntl.F_WRLCK, 0, 5, 10, int(here.do("os.getpid()"))))
+        assert neighbour.do(WHOSE) == str((fcntl.F_WRLCK, 0, 5, 10, int(here.do("os.getpid()"))))
     lockf(here, FREE)
-    assert there.do(ask) == str((fcntl.F_UNLCK, 0, 0, 0, 0))
+    assert there.do(WHOSE) == str((fcntl.F_UNLCK, 0, 0, 0, 0))
 
 
 def test_closing_any_descriptor_ends_ranges_but_not_flocks(here: Program, there: Program) -> None:
@@ -215,6 +218,41 @@ def test_two_that_wait_for_each_other_are_told(here: Program, there: Program, tw
             here.do(f"signal.setitimer(signal.ITIMER_REAL, 5) and 0 or fcntl.lockf(f, {EXCLUSIVE}, 1, 5)")
     lockf(here, FREE)
     there.answer()
+
+
+def test_what_was_written_through_a_map_is_there_for_the_next_one(here: Program, there: Program) -> None:
+    flock(here, EXCLUSIVE)
+    here.do("m := mmap.mmap(f, 1)")
+    here.do("m.__setitem__(0, 49)")
+    flock(here, FREE)
+    flock(there, SHARED)
+    assert there.do("os.pread(f, 10, 0)") == "b'1'"
+
+
+def test_the_file_of_who_waits_can_be_renamed_and_removed(
+    here: Program, there: Program, two: RealMount, name: str
+) -> None:
+    flock(here, EXCLUSIVE)
+    there.begin(f"fcntl.flock(f, {EXCLUSIVE})")
+    with Program() as other:
+        opened(other, two, name)
+        other.begin(f"fcntl.flock(f, {EXCLUSIVE})")
+        (two.path / name).rename(two.path / "renamed")
+        (two.path / "renamed").unlink()
+        flock(here, FREE)
+        there.answer()
+        flock(there, FREE)
+        other.answer()
+
+
+def test_a_lock_of_an_open_file_is_forgotten_with_it(here: Program, there: Program) -> None:
+    lock = "fcntl.fcntl(f, fcntl.F_OFD_SETLK, __import__('struct').pack('hhqqi', fcntl.F_WRLCK, 0, 0, 0, 0))"
+    here.do(lock)
+    with pytest.raises(BlockingIOError):
+        lockf(there, SHARED | AT_ONCE)
+    here.do("[os.close(f), f := os.open(os.devnull, os.O_RDONLY)]")
+    lockf(there, SHARED)
+    assert there.do(WHOSE.replace("F_RDLCK", "F_WRLCK")) == str((fcntl.F_UNLCK, 0, 0, 0, 0))
 
 
 _COUNT = """
@@ -273,6 +311,7 @@ def test_sqlite_on_two_mounts(one: RealMount, two: RealMount) -> None:
         assert totals == list(range(2 * rounds))
 
 
+@pytest.mark.skipif(choose(BINDING) == FUSEPY, reason="a mount with libfuse ends with its process")
 def test_locks_outlive_a_worker_and_a_lock_server(
     own_realm: RealRealm, one: RealMount, two: RealMount, name: str, here: Program, there: Program
 ) -> None:

@@ -5,24 +5,31 @@ and through the directory itself where it matters (open). The kernel may believe
 but attributes not at all: a file that grew elsewhere would otherwise be cut off at its old size by the
 first reader. Its pages of a file are kept over an open only when they are of the version that is opened;
 libfuse gives every hard link an inode of its own in the kernel, so that is remembered by path.
+
+libfuse is told to leave out the path where there is a handle: it would keep the path from being renamed or
+removed as long as the call lasts, and everybody else who comes after that, for as long as a program waits for
+a lock. Whoever has the lock could not let it go.
 """
 
 import ctypes
 import errno
 import logging
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from mount.bindings.callers import caller
+from mount.bindings.fusepy_locks import CAN_DROP, WAITERS_MAX, ProgramLockCalls
 from mount.bindings.libfuse import mfusepy
 from mount.bindings.pages import Pages
 from mount.feed import NobodyElse
 from mount.options import MountOptions
 from mount.owners import Owners
 from mount.vfs import Changes, Vfs
+from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
 from wire.permissions import READ, mode_without_privileges
@@ -32,8 +39,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NAME_SECONDS = 1.0
-THREADS = 64
-"""More than can wait for locks while others work."""
+THREADS = 64 + WAITERS_MAX
+"""More than can wait for locks while others work: in ``open``, and for each other's."""
 
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 """<linux/stat.h>, in tv_nsec."""
@@ -43,6 +50,11 @@ AUTO_INVAL_DATA = 1 << 12
 
 DONT_MASK, POSIX_ACL = 1 << 6, 1 << 19
 """FUSE_CAP_DONT_MASK and FUSE_CAP_POSIX_ACL (of libfuse 3 only)."""
+
+
+_HIDDEN_NAME = re.compile(r"/\.fuse_hidden[0-9a-f]{16}$")
+"""libfuse, hidden_name() in lib/fuse.c. A program can give an open file such a name too: then that is removed
+when it is closed, as libfuse itself does."""
 
 
 def _bytes(text: str) -> bytes:
@@ -99,28 +111,48 @@ class _Libfuse(mfusepy.FUSE):
         self.operations.rename_with_flags(self._path(old), self._path(new), flags)
         return 0
 
+    def chmod_fuse_3(self, path: bytes | None, mode: int, fip: Any) -> int:
+        return self._set(path, fip, Changes(mode=mode))
+
+    def chown_fuse_3(self, path: bytes | None, uid: int, gid: int, fip: Any) -> int:
+        return self._set(
+            path, fip, self.operations.changed_owner(ctypes.c_int(uid).value, ctypes.c_int(gid).value)
+        )
+
     def truncate_fuse_3(self, path: bytes | None, length: int, fip: Any) -> int:
-        handle = fip.contents.fh if fip else None
-        self.operations.truncate(self._path(path), length, handle)
-        return 0
+        return self._set(path, fip, Changes(size=length))
 
     def ftruncate(self, path: bytes | None, length: int, fip: Any) -> int:
         """libfuse 2 only."""
-        self.operations.truncate(self._path(path), length, fip.contents.fh)
-        return 0
+        return self._set(path, fip, Changes(size=length))
 
     def utimens_fuse_2(self, path: bytes | None, buf: Any) -> int:
         return self.utimens_fuse_3(path, buf, None)
 
     def utimens_fuse_3(self, path: bytes | None, buf: Any, fip: Any) -> int:
         times = (buf.contents.actime, buf.contents.modtime) if buf else None
-        self.operations.set_times(
-            self._path(path), [(t.tv_sec, t.tv_nsec) for t in times] if times else [(0, UTIME_NOW)] * 2
-        )
+        asked = [(t.tv_sec, t.tv_nsec) for t in times] if times else [(0, UTIME_NOW)] * 2
+        return self._set(path, fip, changed_times(asked))
+
+    def lock(self, path: bytes | None, fip: Any, command: int, asked: Any) -> int:
+        file = fip.contents
+        self.operations.locks.lock(file.fh, file.lock_owner, command, asked.contents)
+        return 0
+
+    def flock(self, path: bytes | None, fip: Any, operation: int) -> int:
+        file = fip.contents
+        self.operations.locks.flock(file.fh, file.lock_owner, operation)
+        return 0
+
+    def _set(self, path: bytes | None, fip: Any, changes: Changes) -> int:
+        if fip:
+            self.operations.set_through(fip.contents.fh, changes)
+        else:
+            self.operations.set_at(self._path(path), changes)
         return 0
 
     def _path(self, path: bytes | None) -> str:
-        assert path is not None, "libfuse leaves paths out only if it is told to"
+        assert path is not None, "libfuse leaves the path out only where there is a handle"
         return path.decode(self.encoding, self.errors)
 
 
@@ -129,7 +161,9 @@ class _Operations(mfusepy.Operations):
 
     use_ns = True
     flag_utime_omit_ok = 1
-    """<fuse.h> of libfuse 2."""
+    flag_nullpath_ok = 1
+    flag_nopath = 1
+    """<fuse.h> of libfuse 2; mfusepy tells libfuse 3 the same."""
 
     def __init__(self, vfs: Vfs, owners: Owners, trusted: bool, on_ready: Callable[[], None]) -> None:
         self.vfs = vfs
@@ -137,6 +171,7 @@ class _Operations(mfusepy.Operations):
         self._trusted = trusted
         self._on_ready = on_ready
         self._pages = Pages()
+        self.locks = ProgramLockCalls(vfs, self._pages)
 
     # Translation
 
@@ -204,11 +239,13 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def opendir(self, path: str) -> int:
-        self.vfs.access(self._attr(path).ino, READ, self._who())
-        return 0
+        """The handle is the inode."""
+        ino = self._attr(path).ino
+        self.vfs.access(ino, READ, self._who())
+        return ino
 
     def readdir(self, path: str, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
-        ino = self._attr(path).ino
+        ino = fh
         for dots in (".", ".."):
             yield dots, {"st_mode": stat.S_IFDIR, "st_ino": ino}, 0
         for entry in self.vfs.readdir(ino, self._who()):
@@ -250,8 +287,17 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def rename_with_flags(self, old: str, new: str, flags: int) -> None:
-        """renameat2(2)."""
+        """renameat2(2), and what libfuse does instead of removing an open file."""
+        hides = bool(_HIDDEN_NAME.search(new)) and self._pages.was_open(old)
+        if hides and not self._pages.is_in_use(old):
+            self.unlink(old)  # it was just being closed: nobody needs it any more
+            return
+        self._rename(old, new, flags)
+        self._pages.renamed(old, new)
+        if hides and not self._pages.hidden_at(new):
+            self._remove_hidden(new)
 
+    def _rename(self, old: str, new: str, flags: int) -> None:
         def into(parent: int, name: bytes, who: Caller | None) -> None:
             self._in_parent(
                 new,
@@ -261,51 +307,62 @@ class _Operations(mfusepy.Operations):
             )
 
         self._in_parent(old, into)
-        self._pages.renamed(old, new)
+
+    def _remove_hidden(self, path: str) -> None:
+        """libfuse removes what it has hidden when it is closed, unless that is while it is being hidden."""
+        try:
+            self.unlink(path)
+        except OSError as error:
+            log.debug("%s is not removed here: %s", path, error)
 
     def rename(self, old: str, new: str) -> int:
         """There for mfusepy to see that the operation exists; it is called through rename_with_flags."""
         self.rename_with_flags(old, new, 0)
         return 0
 
-    def _set(self, path: str, changes: Changes, handle: int | None = None) -> None:
-        ino = self._target(path) if handle is None else self.vfs.inode_of(handle)
-        self.vfs.setattr(ino, changes, self._who(), handle)
+    def set_at(self, path: str, changes: Changes) -> None:
+        """Sets what ``changes`` names."""
+        self._set(self._target(path), changes)
 
-    def chmod(self, path: str, mode: int) -> int:
+    def set_through(self, number: int, changes: Changes) -> None:
+        """As ``set_at``, of an open file."""
+        self._set(self.vfs.inode_of(number), changes, number)
+
+    def _set(self, ino: int, changes: Changes, number: int | None = None) -> None:
+        who = self._who()
         try:
-            self._set(path, Changes(mode=mode))
+            self.vfs.setattr(ino, changes, who, number)
         except PermissionError:
             # Before a write the kernel takes set-id bits away by a chmod in the writer's name, whoever he is.
-            attr = self._attr(path)
-            if mode == attr.mode or mode != mode_without_privileges(attr.mode):
+            mode = self.vfs.getattr(ino, who).mode
+            if changes.mode in (None, mode) or changes.mode != mode_without_privileges(mode):
                 raise
-            self.vfs.drop_privileges(attr.ino, self._who())
+            self.vfs.drop_privileges(ino, who)
+
+    def changed_owner(self, uid: int, gid: int) -> Changes:
+        """chown(2): -1 leaves it as it is."""
+        owner = None if uid == -1 else self._owners.uid(uid)
+        group = None if gid == -1 else self._owners.gid(gid)
+        return Changes(uid=owner, gid=group)
+
+    # There for mfusepy to see that these operations exist; they are called through set_at and set_through.
+
+    def chmod(self, path: str, mode: int) -> int:
+        self.set_at(path, Changes(mode=mode))
         return 0
 
     def chown(self, path: str, uid: int, gid: int) -> int:
-        owner = None if uid == -1 else self._owners.uid(uid)
-        group = None if gid == -1 else self._owners.gid(gid)
-        self._set(path, Changes(uid=owner, gid=group))
+        self.set_at(path, self.changed_owner(uid, gid))
         return 0
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> int:
-        self._set(path, Changes(size=length), fh)
+        self.set_at(path, Changes(size=length))
         return 0
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
-        """There for mfusepy to see that the operation exists; it is called through set_times."""
-        self.set_times(path, [divmod(time, 10**9) for time in times] if times else [(0, UTIME_NOW)] * 2)
+        asked = [divmod(time, 10**9) for time in times] if times else [(0, UTIME_NOW)] * 2
+        self.set_at(path, changed_times(asked))
         return 0
-
-    def set_times(self, path: str, times: list[tuple[int, int]]) -> None:
-        """utimensat(2): atime and mtime, as (seconds, nanoseconds) with UTIME_NOW and UTIME_OMIT."""
-        explicit = [
-            None if nanoseconds in (UTIME_NOW, UTIME_OMIT) else seconds * 10**9 + nanoseconds
-            for seconds, nanoseconds in times
-        ]
-        now = [nanoseconds == UTIME_NOW for _, nanoseconds in times]
-        self._set(path, Changes(atime=explicit[0], mtime=explicit[1], atime_now=now[0], mtime_now=now[1]))
 
     def statfs(self, path: str) -> dict[str, int]:
         space = self.vfs.statfs()
@@ -347,7 +404,11 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def _open(self, path: str, fi: Any) -> None:
-        handle = self.vfs.open_path(_split(path), fi.flags, self._who())
+        """With ESTALE the kernel asks for the name again, and makes it if it may (O_CREAT)."""
+        try:
+            handle = self.vfs.open_path(_split(path), fi.flags, self._who())
+        except FileNotFoundError as error:
+            raise fail(errno.ESTALE, "the kernel has believed for too long that it is there") from error
         fi.fh = handle.number
         fi.direct_io, fi.keep_cache = self._pages.opened(path, handle)
 
@@ -376,18 +437,18 @@ class _Operations(mfusepy.Operations):
         return self.vfs.write(fh, offset, data)
 
     def flush(self, path: str, fh: Any) -> int:
-        return self._saved(path, fh.fh, self.vfs.flush)
+        return self._saved(fh.fh, self.vfs.flush)
 
     def fsync(self, path: str, datasync: int, fh: Any) -> int:
-        return self._saved(path, fh.fh, self.vfs.fsync)
+        return self._saved(fh.fh, self.vfs.fsync)
 
-    def _saved(self, path: str, number: int, save: Callable[[int], int]) -> int:
+    def _saved(self, number: int, save: Callable[[int], int]) -> int:
         try:
             version = save(number)
         except OSError:
-            self._pages.doubted(path)
+            self._pages.doubted(number)
             raise
-        self._pages.flushed(path, number, version)
+        self._pages.flushed(number, version)
         return 0
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
@@ -399,9 +460,36 @@ class _Operations(mfusepy.Operations):
         return 0
 
     def release(self, path: str, fh: Any) -> int:
-        self._pages.closed(fh.fh)
-        self.vfs.release(fh.fh)
+        self._pages.closing(fh.fh)
+        try:
+            self.vfs.release(fh.fh)
+        finally:
+            hidden = self._pages.closed(fh.fh)
+        if hidden is not None:
+            self._remove_hidden(hidden)
         return 0
+
+
+class _LockingOperations(_Operations):
+    """With those that are there for mfusepy to see that they exist; the calls go past them (see _Libfuse)."""
+
+    def lock(self, path: str, fh: Any, cmd: int, lock: Any) -> int:
+        self.locks.lock(fh.fh, fh.lock_owner, cmd, lock)
+        return 0
+
+    def flock(self, path: str, fh: Any, op: int) -> int:
+        self.locks.flock(fh.fh, fh.lock_owner, op)
+        return 0
+
+
+def changed_times(asked: list[tuple[int, int]]) -> Changes:
+    """utimensat(2): atime and mtime, as (seconds, nanoseconds) with UTIME_NOW and UTIME_OMIT."""
+    explicit = [
+        None if nanoseconds in (UTIME_NOW, UTIME_OMIT) else seconds * 10**9 + nanoseconds
+        for seconds, nanoseconds in asked
+    ]
+    now = [nanoseconds == UTIME_NOW for _, nanoseconds in asked]
+    return Changes(atime=explicit[0], mtime=explicit[1], atime_now=now[0], mtime_now=now[1])
 
 
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
@@ -432,7 +520,8 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
         )  # libfuse's path interface can take nothing back, so nothing is told for long
         on_ready(False)
 
-    operations = _Operations(vfs, owners, mount.trusted, begin)
+    kind = _LockingOperations if CAN_DROP else _Operations
+    operations = kind(vfs, owners, mount.trusted, begin)
     try:
         _Libfuse(operations, str(mount.mountpoint), raw_fi=True, foreground=True, **options)
     except RuntimeError as error:

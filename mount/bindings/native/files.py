@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
-from mount.bindings.native.locks import signed
 from mount.bindings.native.passthrough import PASSTHROUGH
 from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
+from mount.bindings.ranges import signed
 from mount.nodes import Handle
 from mount.tree import Changes
 from wire.errors import fail

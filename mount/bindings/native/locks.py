@@ -8,10 +8,9 @@ from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.protocol import LkIn, Opcode
 from mount.bindings.native.requests import DONE, Answer, Later, Methods, Request
+from mount.bindings.ranges import LAST_BYTE, kind_of, range_of
 from wire.errors import fail
 from wire.messages.lock import Range, RangeAnswer
-
-_SIGN = 1 << 63
 
 
 class Locks:
@@ -32,8 +31,8 @@ class Locks:
         found = answer.conflict
         if found is None:
             return protocol.LK_OUT.pack(0, 0, fcntl.F_UNLCK, 0)
-        kind = fcntl.F_WRLCK if found.is_exclusive else fcntl.F_RDLCK
-        return protocol.LK_OUT.pack(found.first, found.last, kind, found.pid if answer.is_own else 0)
+        pid = found.pid if answer.is_own else 0
+        return protocol.LK_OUT.pack(found.first, found.last, kind_of(found), pid)
 
     def setlk(self, request: Request) -> Answer:
         """F_SETLK, and flock(2) with LOCK_NB or LOCK_UN."""
@@ -70,15 +69,8 @@ class Locks:
 
 
 def wanted_range(asked: LkIn) -> Range:
-    """What a request is about. The kernel's number of the owner has 64 bits; on the wire they have a sign."""
-    if asked.start > asked.end or asked.end > protocol.OFFSET_MAX:
+    """What a request is about."""
+    if asked.start > asked.end or asked.end > LAST_BYTE:
         raise fail(errno.EINVAL)
     is_flock = bool(asked.lk_flags & protocol.LK_FLOCK)
-    return Range(
-        is_flock, signed(asked.owner), asked.start, asked.end, asked.type == fcntl.F_WRLCK, asked.pid
-    )
-
-
-def signed(owner: int) -> int:
-    """The same 64 bits, as a number with a sign."""
-    return (owner ^ _SIGN) - _SIGN
+    return range_of(asked.owner, asked.start, asked.end, asked.type, asked.pid, is_flock=is_flock)
