@@ -59,7 +59,7 @@ class Tree:
         self._copies = copies
         self._names = proxy.names
         self._calls = proxy.calls
-        self._table = NodeTable(copies, proxy.slate, proxy.calls)
+        self._table = NodeTable(copies, proxy.slate, proxy.calls, proxy.identity)
         self._follower = Follower(proxy)
 
     # Names
@@ -302,7 +302,10 @@ class Tree:
         values = self._xattrs(ino, who)
         if name not in values:
             raise fail(errno.ENODATA)
-        return values[name]
+        value = values[name]
+        if value is None:
+            raise fail(errno.EACCES)
+        return value
 
     def listxattr(self, ino: int, who: Caller | None) -> list[bytes]:
         """The names."""
@@ -317,7 +320,7 @@ class Tree:
         """removexattr(2)."""
         self._change(RemoveXattr(ino, name), who)
 
-    def _xattrs(self, ino: int, who: Caller | None) -> dict[bytes, bytes]:
+    def _xattrs(self, ino: int, who: Caller | None) -> dict[bytes, bytes | None]:
         # The kernel asks for security.capability before every write, and ls for ACLs of every file.
         if not self.getattr(ino, who).has_xattrs:
             return {}
@@ -332,3 +335,5 @@ def _check_xattr_name(name: bytes) -> None:
     """cp asks and sets ``system.posix_acl_access`` for every file: what is never there costs no call."""
     if not name.startswith((b"user.", b"trusted.", b"security.")):
         raise fail(errno.EOPNOTSUPP)
+    if name.endswith(b".") and name.count(b".") == 1:
+        raise fail(errno.EINVAL, "an attribute has a name besides its name space")

@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 from mount.bindings.callers import caller
 from mount.bindings.libfuse import mfusepy
 from mount.bindings.pages import Pages
+from mount.bindings.times import storable
 from mount.feed import NobodyElse
 from mount.options import MountOptions
 from mount.owners import Owners
 from mount.vfs import Changes, Vfs
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
-from wire.permissions import READ, mode_without_privileges
+from wire.permissions import READ, SET_IDS
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +267,7 @@ class _Operations(mfusepy.Operations):
         except PermissionError:
             # Before a write the kernel takes set-id bits away by a chmod in the writer's name, whoever he is.
             attr = self._attr(path)
-            if mode == attr.mode or mode != mode_without_privileges(attr.mode):
+            if mode == attr.mode or mode & ~SET_IDS != attr.mode & ~SET_IDS or mode & ~attr.mode:
                 raise
             self.vfs.drop_privileges(attr.ino, self._who())
         return 0
@@ -289,7 +290,7 @@ class _Operations(mfusepy.Operations):
     def set_times(self, path: str, times: list[tuple[int, int]]) -> None:
         """utimensat(2): atime and mtime, as (seconds, nanoseconds) with UTIME_NOW and UTIME_OMIT."""
         explicit = [
-            None if nanoseconds in (UTIME_NOW, UTIME_OMIT) else seconds * 10**9 + nanoseconds
+            None if nanoseconds in (UTIME_NOW, UTIME_OMIT) else storable(seconds * 10**9 + nanoseconds)
             for seconds, nanoseconds in times
         ]
         now = [nanoseconds == UTIME_NOW for _, nanoseconds in times]
@@ -402,6 +403,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
         # In a single-user mount the directory's word counts: it knows the realm's groups.
         "default_permissions": mount.trusted,
         "ro": mount.read_only,
+        "noatime": True,
     }
     if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
         options |= {"max_threads": THREADS, "max_idle_threads": THREADS}

@@ -18,6 +18,7 @@ from wire.permissions import (
     READ,
     WRITE,
     is_owner,
+    may,
     may_chown,
     mode_after_chmod,
     mode_without_privileges,
@@ -46,7 +47,7 @@ def set_attr(tx: Transaction, op: SetAttr) -> Result:
 
 
 def _drops_any(tx: Transaction, op: SetAttr, inode: Inode) -> bool:
-    is_privileged = inode.mode != mode_without_privileges(inode.mode)
+    is_privileged = inode.mode != mode_without_privileges(tx.who, inode)
     return op.drop_privileges and (is_privileged or _has_capabilities(tx, inode))
 
 
@@ -76,7 +77,7 @@ def check_chmod(tx: Transaction, inode: Inode) -> None:
 def _apply_owners_and_mode(tx: Transaction, op: SetAttr, inode: Inode) -> None:
     if op.drop_privileges or op.uid is not None or op.gid is not None:
         # Root's chown clears them too, as Linux does it (chown(2)).
-        inode.mode = mode_without_privileges(inode.mode)
+        inode.mode = mode_without_privileges(tx.who, inode)
         drop_capabilities(tx, inode)
         inode.uid = inode.uid if op.uid is None else op.uid
         inode.gid = inode.gid if op.gid is None else op.gid
@@ -106,14 +107,14 @@ def _has_capabilities(tx: Transaction, inode: Inode) -> bool:
 # Extended attributes
 
 
-def visible_xattrs(view: View, inode: Inode) -> dict[bytes, bytes]:
-    """What the identity may read. Raises EACCES if it has ``user.`` attributes and READ is missing."""
+def visible_xattrs(view: View, inode: Inode) -> dict[bytes, bytes | None]:
+    """What the identity may see. Names need no permission, values of ``user.`` attributes need READ: they are
+    None without it."""
     found = store.get_xattrs(view.connection, inode.ino) if inode.xattrs else {}
-    if not view.who.is_root:
-        found = {name: value for name, value in found.items() if name.startswith(b"user.")}
-    if found:
-        view.need(inode, READ)
-    return found
+    if view.who.is_root:
+        return dict(found)
+    may_read = may(view.who, inode, READ)
+    return {name: value if may_read else None for name, value in found.items() if name.startswith(b"user.")}
 
 
 def set_xattr(tx: Transaction, op: SetXattr) -> Result:
@@ -124,9 +125,9 @@ def set_xattr(tx: Transaction, op: SetXattr) -> Result:
         raise fail(errno.E2BIG, f"a value has at most {XATTR_VALUE_BYTES_MAX} bytes")
     sizes = store.xattr_sizes(tx.connection, inode.ino) if inode.xattrs else {}
     exists = op.name in sizes
-    if op.flags == CREATE and exists:
+    if op.flags & CREATE and exists:
         raise fail(errno.EEXIST)
-    if op.flags == REPLACE and not exists:
+    if op.flags & REPLACE and not exists:
         raise fail(errno.ENODATA)
     others = sum(len(name) + size for name, size in sizes.items() if name != op.name)
     if others + len(op.name) + len(op.value) > XATTRS_BYTES_MAX:

@@ -141,7 +141,7 @@ class SetXattr(msgspec.Struct, frozen=True, tag=True):
     ino: Positive
     name: Name
     value: bytes
-    flags: Annotated[int, Meta(ge=0, le=2)] = 0
+    flags: Annotated[int, Meta(ge=0, le=3)] = 0
 
 
 class RemoveXattr(msgspec.Struct, frozen=True, tag=True):
@@ -374,9 +374,9 @@ class GetXattrs(msgspec.Struct, frozen=True):
 
 
 class Xattrs(msgspec.Struct, frozen=True):
-    """Names to values."""
+    """Names to values; None for a value that the identity may not read."""
 
-    xattrs: dict[bytes, bytes]
+    xattrs: dict[bytes, bytes | None]
 
 
 class GetPaths(msgspec.Struct, frozen=True):
