@@ -114,9 +114,10 @@ class DirectoryClient:
         """Where a symlink points."""
         return self._channel.call("POST", "/v1/target", GetTarget(ino, caller), Target).target
 
-    def xattrs(self, ino: int, caller: Caller | None = None) -> Xattrs:
-        """All extended attributes that the caller may read, but for an access ACL (see Attr)."""
-        return self._channel.call("POST", "/v1/xattrs", GetXattrs(ino, caller), Xattrs)
+    def xattrs(self, ino: int, caller: Caller | None = None) -> dict[bytes, bytes | None]:
+        """All extended attributes that the caller may see, but for an access ACL (see Attr); None for values
+        that he may not read."""
+        return self._channel.call("POST", "/v1/xattrs", GetXattrs(ino, caller), Xattrs).xattrs
 
     def paths(self, inos: Sequence[int]) -> list[bytes | None]:
         """A path to each of ``inos``, for people."""

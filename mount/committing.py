@@ -200,8 +200,9 @@ class Committer:
                 raise
             else:
                 assert attr is not None, "a commit is answered with attributes"
-                self._settle(node, attr.version)
-                self._take_attr(node, attr)
+                with node.guard:  # what was set explicitly is shown until the directory's word has it
+                    self._settle(node, attr.version)
+                    self._take_attr(node, attr)
                 return
         raise fail(errno.EIO, "the directory refused the commit again and again")
 

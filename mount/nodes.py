@@ -35,7 +35,7 @@ from wire.errors import Conflict
 from wire.limits import CHUNK_BYTES
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, ChunkChange, Commit
-from wire.permissions import mode_without_privileges
+from wire.permissions import Identity, mode_after_write
 
 _moves = itertools.count(1)
 
@@ -60,6 +60,8 @@ class PendingAttrs:
         )
 
 
+_NOBODY = Identity(2**32 - 2, (2**32 - 2,))
+
 NOTHING_PENDING = PendingAttrs()
 """One for all: to make it costs more than to look at it."""
 
@@ -75,6 +77,7 @@ class Node:
         attr: Attr,
         keep: Callable[[int, PendingAttrs], None] = lambda _ino, _attrs: None,
         on_outrun: "Callable[[Node], None]" = lambda _node: None,
+        identity: Callable[[Caller | None], Identity] = lambda _caller: _NOBODY,
     ) -> None:
         self.ino = attr.ino
         self.copy = copy
@@ -94,6 +97,7 @@ class Node:
         self.failure: OSError | None = None  # the first failed write-back
         self._keep = keep
         self.on_outrun = on_outrun
+        self._identity = identity
         self._pending = NOTHING_PENDING
         self.sent = NOTHING_PENDING  # under committing; what was pending and goes with the commit under way
         self.written_at = 0  # ns; the last write that no commit has covered
@@ -147,29 +151,25 @@ class Node:
         """The attributes as this mount shows them: of the version shown, with what is dirty."""
         with self.guard:
             past_us = self.copy.look()
-            if not self.copy.dirty and not self.pending and not past_us:
+            explicit = self.sent.overruled(self._pending)
+            if not self.copy.dirty and not explicit and not past_us:
                 return self.attr
             mode = self.attr.mode
             written_at = max(past_us, self.written_at)
-            if written_at and not self._is_roots:
-                mode = mode_without_privileges(mode)
-            if self.pending.mode is not None:
-                mode = self.pending.mode
+            if written_at:
+                mode = mode_after_write(self._identity(self.caller), self.attr)
+            if explicit.mode is not None:
+                mode = explicit.mode
             written = max(written_at, self.attr.version) if written_at else self.attr.mtime
             return msgspec.structs.replace(
                 self.attr,
                 size=self.copy.size,
                 holes=self._holes(),
                 mode=mode,
-                atime=self.attr.atime if self.pending.atime is None else self.pending.atime,
-                mtime=written if past_us or self.pending.mtime is None else self.pending.mtime,
+                atime=self.attr.atime if explicit.atime is None else explicit.atime,
+                mtime=written if past_us or explicit.mtime is None else explicit.mtime,
                 ctime=max(self.attr.ctime, written_at, self.set_at),
             )
-
-    @property
-    def _is_roots(self) -> bool:
-        """Whether root writes, who leaves set-id bits where they are."""
-        return self.caller is not None and self.caller.uid == 0
 
     def _holes(self) -> int:
         """With what is dirty, as a commit would count them, or fewer: a chunk is taken to be where it was."""
@@ -342,8 +342,15 @@ class NodeTable:
     """All nodes and handles of a mount. They are written down in ``slate`` as they come and go, for the next
     worker to ``restore``."""
 
-    def __init__(self, copies: CopyStore, slate: Slate, calls: Calls) -> None:
+    def __init__(
+        self,
+        copies: CopyStore,
+        slate: Slate,
+        calls: Calls,
+        identity: Callable[[Caller | None], Identity],
+    ) -> None:
         self._copies = copies
+        self._identity = identity
         self._slate = slate
         self._calls = calls
         self._guard = threading.Lock()
@@ -363,7 +370,7 @@ class NodeTable:
             node = self._nodes.get(attr.ino)
             if node is None:
                 copy = self._copies.open(attr.ino)
-                node = self._nodes[attr.ino] = Node(copy, attr, self._keep, self._note_outrun)
+                node = self._nodes[attr.ino] = Node(copy, attr, self._keep, self._note_outrun, self._identity)
             node.pins += 1
             return node
 

@@ -32,6 +32,8 @@ from wire.tickets import Role
 
 log = logging.getLogger(__name__)
 
+_ROOT = Caller(0, [0])
+
 TRANSFERS = 8
 """Chunks under way at the same time, in each direction."""
 
@@ -114,8 +116,12 @@ class Proxy:
         return ChunkChange(index, chunk_id, len(data), stored.receipt)
 
     def manifest(self, ino: int, version: int, first: int, caller: Caller | None = None) -> Manifest:
-        """MANIFEST_CHUNKS_MAX places of a version's manifest, from chunk ``first`` on."""
-        manifest = self.directory.manifest(ino, version, first, caller=caller)
+        """MANIFEST_CHUNKS_MAX places of a version's manifest, from chunk ``first`` on.
+
+        In a trusted mount it is root who asks: who has a file open had the right to, and keeps the descriptor
+        when it is taken away; and who may only write must write into what is there.
+        """
+        manifest = self.directory.manifest(ino, version, first, caller=None if caller is None else _ROOT)
         self.learn_servers(manifest.servers)
         return manifest
 

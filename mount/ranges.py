@@ -40,8 +40,10 @@ class Ranges(Contents):
             self._touch(handle.node)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             self.punch(number, offset, size)
-        if not mode & KEEP_SIZE:
+        if not mode & KEEP_SIZE and offset + size > handle.node.copy.size:
             self._grow(handle, offset + size)
+        elif not mode & (PUNCH_HOLE | ZERO_RANGE):
+            self._touch(handle.node)
 
     def _grow(self, handle: Handle, size: int) -> None:
         """Lets the file end at ``size``, unless it ends later: what is appended meanwhile is not cut off."""

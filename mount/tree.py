@@ -31,7 +31,6 @@ from wire.messages.directory import (
     SetXattr,
     Statfs,
     Unlink,
-    Xattrs,
 )
 from wire.names import check_name
 from wire.permissions import READ, SEARCH, SET_IDS, is_owner, may
@@ -62,7 +61,7 @@ class Tree:
         self._copies = copies
         self._names = proxy.names
         self._calls = proxy.calls
-        self._table = NodeTable(copies, proxy.slate, proxy.calls)
+        self._table = NodeTable(copies, proxy.slate, proxy.calls, proxy.identity)
         self._follower = Follower(proxy)
 
     # Names
@@ -313,18 +312,19 @@ class Tree:
             if not attr.acl:
                 raise fail(errno.ENODATA)
             return acl.build(attr.mode, attr.acl)
-        found = self._xattrs(attr, who)
-        if name not in found.xattrs:
-            raise fail(errno.EACCES if found.withheld and name.startswith(b"user.") else errno.ENODATA)
-        return found.xattrs[name]
+        values = self._xattrs(attr, who)
+        if name not in values:
+            raise fail(errno.ENODATA)
+        value = values[name]
+        if value is None:
+            raise fail(errno.EACCES)
+        return value
 
     def listxattr(self, ino: int, who: Caller | None) -> list[bytes]:
-        """The names. Raises EACCES if there are some that ``who`` may not read."""
+        """The names."""
         attr = self.getattr(ino, who)
         found = self._xattrs(attr, who)
-        if found.withheld:
-            raise fail(errno.EACCES)
-        return [acl.ACCESS, *found.xattrs] if attr.acl else list(found.xattrs)
+        return [acl.ACCESS, *found] if attr.acl else list(found)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> Attr:
         """setxattr(2)."""
@@ -336,10 +336,10 @@ class Tree:
         _check_xattr_name(name)
         return self._changed(RemoveXattr(ino, name), who)
 
-    def _xattrs(self, attr: Attr, who: Caller | None) -> Xattrs:
+    def _xattrs(self, attr: Attr, who: Caller | None) -> dict[bytes, bytes | None]:
         # The kernel asks for security.capability before every write, and ls for ACLs of every file.
         if not attr.has_xattrs:
-            return Xattrs({})
+            return {}
         return self._proxy.directory.xattrs(attr.ino, who)
 
     def statfs(self) -> Statfs:
@@ -351,3 +351,5 @@ def _check_xattr_name(name: bytes) -> None:
     """What is never there costs no call."""
     if not name.startswith((b"user.", b"trusted.", b"security.")) and name not in acl.NAMES:
         raise fail(errno.EOPNOTSUPP)
+    if name.endswith(b".") and name.count(b".") == 1:
+        raise fail(errno.EINVAL, "an attribute has a name besides its name space")

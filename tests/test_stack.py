@@ -4,12 +4,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from mount import committing, locks
 from mount.names import BELIEF_SECONDS
+from mount.ranges import KEEP_SIZE
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack, split
 from tests.support.vfs import (
@@ -352,6 +354,49 @@ def test_attributes_of_dirty_content_go_with_it(pair: tuple[Client, Client], pla
     assert attr.mtime > 5
 
 
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda client, handle: client.vfs.fallocate(handle, 0, 0, 4),
+        lambda client, handle: client.vfs.fallocate(handle, KEEP_SIZE, 0, 100),
+        lambda client, handle: client.vfs.setattr(client.vfs.inode_of(handle), Changes(size=7), None, handle),
+    ],
+)
+def test_what_changes_nothing_is_a_change_all_the_same(
+    pair: tuple[Client, Client], place: str, touch: Callable[[Client, int], object]
+) -> None:
+    one, two = pair
+    one.write(f"{place}/file", b"content")
+    one.set(f"{place}/file", Changes(mtime=5))
+    before = one.walk(f"{place}/file", fresh=True)
+    with one.opened(f"{place}/file", WRITE) as handle:
+        touch(one, handle)
+        shown = one.vfs.handle_attr(handle)
+        assert shown.mtime > 5
+        assert shown.ctime > before.ctime
+    attr = two.walk(f"{place}/file", fresh=True)
+    assert (attr.mtime > 5, attr.ctime > before.ctime, attr.size) == (True, True, 7)
+
+
+def test_what_is_set_is_shown_while_it_is_committed(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = stack.client()
+    with client.opened("/file", MAKE) as handle:
+        client.vfs.write(handle, 0, b"content")
+        ino = client.vfs.inode_of(handle)
+        client.vfs.setattr(ino, Changes(mode=0o600, mtime=5), None, handle)
+        change, seen = client.proxy.names.change, []
+
+        def watched(*arguments: Any) -> Any:
+            seen.append(client.walk("/file"))
+            done = change(*arguments)
+            seen.append(client.walk("/file"))
+            return done
+
+        monkeypatch.setattr(client.proxy.names, "change", watched)
+        client.vfs.fsync(handle)
+        assert [(stat.S_IMODE(attr.mode), attr.mtime) for attr in seen] == [(0o600, 5)] * 2
+
+
 def test_the_size_is_set_by_handles_that_may(pair: tuple[Client, Client], place: str) -> None:
     one, two = pair
     one.write(f"{place}/file", b"content")
@@ -383,6 +428,20 @@ def test_extended_attributes(pair: tuple[Client, Client], place: str) -> None:
     two.vfs.removexattr(ino, b"user.a", None)
     with raises(errno.ENODATA):
         two.vfs.getxattr(ino, b"user.a", None)
+    with raises(errno.EINVAL):
+        two.vfs.getxattr(ino, b"user.", None)
+
+
+def test_the_names_of_attributes_are_for_who_may_not_read_them_too(stack: Stack) -> None:
+    alice = stack.client()
+    bob = stack.client(user="bob", uid=10002, gids=(10002,))
+    alice.write("/file", b"")
+    ino = alice.walk("/file").ino
+    alice.vfs.setxattr(ino, b"user.a", b"1", 0, None)
+    alice.set("/file", Changes(mode=0o600))
+    assert bob.vfs.listxattr(ino, None) == [b"user.a"]
+    with raises(errno.EACCES):
+        bob.vfs.getxattr(ino, b"user.a", None)
 
 
 def test_statfs_knows_the_space(pair: tuple[Client, Client]) -> None:

@@ -104,6 +104,35 @@ def test_capabilities_go_with_a_write_and_with_the_owner(mount: Client) -> None:
     assert mount.vfs.listxattr(ino, ROOT) == [CAPABILITIES]
 
 
+def test_set_group_id_without_execution_stays_for_the_group(mount: Client) -> None:
+    make(mount)
+    for who, expected in ((ALICE, 0o2606), (BOB, 0o606)):
+        mount.set("/file", Changes(mode=0o6606), ALICE)
+        mount.write("/file", b"C", who=who)
+        assert mode(mount) == expected
+
+
+def test_who_may_only_write_writes_into_what_is_there(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        stack.client(trusted=True).write("/file", b"content", who=ALICE)
+        cold = stack.client(trusted=True)
+        cold.set("/file", Changes(mode=0o222), ALICE)
+        with raises(errno.EACCES):
+            cold.read("/file", who=BOB)
+        cold.write("/file", b"TENT", 3, who=BOB)
+        assert cold.read("/file", who=ROOT) == b"conTENT"
+
+
+def test_a_descriptor_reads_on_when_the_right_is_taken_away(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        first, cold = stack.client(trusted=True), stack.client(trusted=True)
+        first.write("/file", b"content", who=ALICE)
+        number = cold.vfs.open(cold.walk("/file").ino, os.O_RDONLY, BOB).number
+        first.set("/file", Changes(mode=0o600), ALICE)
+        assert cold.pread(number, 0, 7) == b"content"
+        cold.vfs.release(number)
+
+
 def test_the_kernel_says_when_bits_must_go(tmp_path: Path) -> None:
     """Before a write by a process without CAP_FSETID: an empty SETATTR, or a flag of WRITE."""
     with Stack(tmp_path) as stack:

@@ -110,13 +110,19 @@ def mode_after_acl(who: Identity, what: Owned, permissions: int) -> int:
     return new if who.is_root or what.gid in who.gids else new & ~stat.S_ISGID
 
 
-def mode_without_privileges(mode: int) -> int:
-    """The mode after a write by an ordinary user, or a chown by anybody: set-id bits are cleared, except a
-    directory's (chown_common() of Linux's fs/open.c)."""
-    if stat.S_ISDIR(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+def mode_after_write(who: Identity, what: Owned) -> int:
+    """The whole st_mode when ``who`` has written: root leaves it as it is."""
+    return what.mode if who.is_root else mode_without_privileges(who, what)
+
+
+def mode_without_privileges(who: Identity, what: Owned) -> int:
+    """The mode after a write by ``who``, if he is an ordinary user, or a chown by anybody: set-id bits are
+    cleared, except a directory's. Set-group-id without execution by the group stays for the group's members
+    (setattr_should_drop_sgid() of Linux's fs/attr.c)."""
+    if stat.S_ISDIR(what.mode):
+        return what.mode
+    keeps_group = not what.mode & stat.S_IXGRP and (who.is_root or what.gid in who.gids)
+    return what.mode & ~(stat.S_ISUID if keeps_group else SET_IDS)
 
 
 def owner_of_new(who: Identity, parent: Owned, mode: int) -> tuple[int, int, int]:

@@ -32,7 +32,7 @@ from mount.vfs import Changes, Vfs
 from wire.errors import fail
 from wire.messages.common import Caller
 from wire.messages.directory import Attr
-from wire.permissions import READ, mode_without_privileges
+from wire.permissions import READ, SET_IDS
 
 log = logging.getLogger(__name__)
 
@@ -335,7 +335,8 @@ class _Operations(mfusepy.Operations):
         except PermissionError:
             # Before a write the kernel takes set-id bits away by a chmod in the writer's name, whoever he is.
             mode = self.vfs.getattr(ino, who).mode
-            if changes.mode in (None, mode) or changes.mode != mode_without_privileges(mode):
+            asked = mode if changes.mode is None else changes.mode
+            if asked == mode or asked & ~SET_IDS != mode & ~SET_IDS or asked & ~mode:
                 raise
             self.vfs.drop_privileges(ino, who)
 
@@ -505,6 +506,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
         # In a single-user mount the directory's word counts: it knows the realm's groups.
         "default_permissions": mount.trusted,
         "ro": mount.read_only,
+        "noatime": True,
     }
     if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
         options |= {"max_threads": THREADS, "max_idle_threads": THREADS}

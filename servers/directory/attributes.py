@@ -13,7 +13,7 @@ from servers.directory.view import View, is_directory
 from wire.acl import DEFAULT
 from wire.errors import fail
 from wire.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
-from wire.messages.directory import RemoveXattr, Result, SetAttr, SetXattr, Xattrs
+from wire.messages.directory import RemoveXattr, Result, SetAttr, SetXattr
 from wire.permissions import (
     CAPABILITIES,
     READ,
@@ -48,7 +48,7 @@ def set_attr(tx: Transaction, op: SetAttr) -> Result:
 
 
 def _drops_any(tx: Transaction, op: SetAttr, inode: Inode) -> bool:
-    is_privileged = inode.mode != mode_without_privileges(inode.mode)
+    is_privileged = inode.mode != mode_without_privileges(tx.who, inode)
     return op.drop_privileges and (is_privileged or _has_capabilities(tx, inode))
 
 
@@ -78,7 +78,7 @@ def check_chmod(tx: Transaction, inode: Inode) -> None:
 def _apply_owners_and_mode(tx: Transaction, op: SetAttr, inode: Inode) -> None:
     if op.drop_privileges or op.uid is not None or op.gid is not None:
         # Root's chown clears them too, as Linux does it (chown(2)).
-        inode.mode = mode_without_privileges(inode.mode)
+        inode.mode = mode_without_privileges(tx.who, inode)
         drop_capabilities(tx, inode)
         inode.uid = inode.uid if op.uid is None else op.uid
         inode.gid = inode.gid if op.gid is None else op.gid
@@ -108,15 +108,18 @@ def _has_capabilities(tx: Transaction, inode: Inode) -> bool:
 # Extended attributes
 
 
-def visible_xattrs(view: View, inode: Inode) -> Xattrs:
-    """What the identity may read: of ``user.`` attributes nothing without READ."""
+def visible_xattrs(view: View, inode: Inode) -> dict[bytes, bytes | None]:
+    """What the identity may see. Names need no permission, values of ``user.`` attributes need READ: they are
+    None without it."""
     found = store.get_xattrs(view.connection, inode.ino) if inode.xattrs else {}
     if view.who.is_root:
-        return Xattrs(found)
-    visible = {name: value for name, value in found.items() if name == DEFAULT}
-    ours = {name: value for name, value in found.items() if name.startswith(b"user.")}
-    withheld = bool(ours) and not may(view.who, inode, READ)
-    return Xattrs(visible if withheld else visible | ours, withheld)
+        return dict(found)
+    may_read = may(view.who, inode, READ)
+    return {
+        name: value if may_read or name == DEFAULT else None
+        for name, value in found.items()
+        if name.startswith(b"user.") or name == DEFAULT
+    }
 
 
 def set_xattr(tx: Transaction, op: SetXattr) -> Result:
@@ -126,9 +129,9 @@ def set_xattr(tx: Transaction, op: SetXattr) -> Result:
     if len(op.value) > XATTR_VALUE_BYTES_MAX:
         raise fail(errno.E2BIG, f"a value has at most {XATTR_VALUE_BYTES_MAX} bytes")
     exists = _has_xattr(tx, inode, op.name)
-    if op.flags == CREATE and exists:
+    if op.flags & CREATE and exists:
         raise fail(errno.EEXIST)
-    if op.flags == REPLACE and not exists:
+    if op.flags & REPLACE and not exists:
         raise fail(errno.ENODATA)
     put_xattr(tx, inode, op.name, op.value)
     tx.stamp(inode, tx.tick())

@@ -18,7 +18,7 @@ from wire.chunking import chunk_count
 from wire.errors import BadMessage, ChunksMissing, Conflict, TicketRefused, fail
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ChunkChange, Commit, Op, OpenWrite, Result
-from wire.permissions import READ, WRITE, is_owner, mode_after_chmod, mode_without_privileges
+from wire.permissions import READ, WRITE, is_owner, mode_after_chmod, mode_after_write
 from wire.tickets import Receipt, open_receipt
 
 
@@ -157,8 +157,8 @@ def _change_inode(tx: Transaction, op: Commit, inode: Inode, now: int) -> None:
         inode.atime = op.atime
     if op.mode is not None:
         inode.mode = mode_after_chmod(tx.who, inode, op.mode)
-    elif not tx.who.is_root:
-        inode.mode = mode_without_privileges(inode.mode)
+    else:
+        inode.mode = mode_after_write(tx.who, inode)
     drop_capabilities(tx, inode)
     ctime = now if written is None and changed is None else max(inode.ctime, written or 0, changed or 0)
     tx.stamp(inode, now)

@@ -149,7 +149,7 @@ def get_target(view: View, message: GetTarget) -> Target:
 
 def get_xattrs(view: View, message: GetXattrs) -> Xattrs:
     """All that the identity may see."""
-    return visible_xattrs(view, view.reach(message.ino))
+    return Xattrs(visible_xattrs(view, view.reach(message.ino)))
 
 
 def get_paths(view: View, message: GetPaths) -> Paths:

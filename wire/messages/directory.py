@@ -155,7 +155,7 @@ class SetXattr(msgspec.Struct, frozen=True, tag=True):
     ino: Positive
     name: Name
     value: bytes
-    flags: Annotated[int, Meta(ge=0, le=2)] = 0
+    flags: Annotated[int, Meta(ge=0, le=3)] = 0
 
 
 class RemoveXattr(msgspec.Struct, frozen=True, tag=True):
@@ -395,11 +395,10 @@ class GetXattrs(msgspec.Struct, frozen=True):
 
 
 class Xattrs(msgspec.Struct, frozen=True):
-    """Names to values. ``withheld``: there are ``user.`` ones too, but READ is missing. An access ACL is not
-    among them: see Attr."""
+    """Names to values; None for a value that the identity may not read. An access ACL is not among them: see
+    Attr."""
 
-    xattrs: dict[bytes, bytes]
-    withheld: bool = False
+    xattrs: dict[bytes, bytes | None]
 
 
 class GetPaths(msgspec.Struct, frozen=True):

@@ -4,13 +4,13 @@ import errno
 import os
 
 from mount.bindings.native import protocol
+from mount.bindings.times import storable
 from mount.owners import Owners
 from wire.errors import fail
 from wire.messages.directory import Attr, Statfs
 
 BLOCK_BYTES = 4096
 BILLION = 10**9
-TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1
 
 UINT64_MAX = 2**64 - 1
 """As a mask: the structures have a time_t before 1970 as its two's complement."""
@@ -23,11 +23,10 @@ FREE_INODES = 2**32
 
 
 def since_epoch(seconds: int, nanoseconds: int) -> int:
-    """Nanoseconds, of a time_t that came as a uint64_t. What cannot be stored becomes the last moment that
-    can, as on disks (timestamp_truncate() of the kernel's fs/inode.c)."""
+    """Nanoseconds, of a time_t that came as a uint64_t."""
     if seconds >= 2**63:
         seconds -= 2**64
-    return max(TIME_MIN, min(seconds * BILLION + nanoseconds, TIME_MAX))
+    return storable(seconds * BILLION + nanoseconds)
 
 
 def as_large_as(size: int, value: bytes) -> bytes:
