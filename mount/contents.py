@@ -2,16 +2,14 @@
 
 import errno
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from cache.copies import CopyStore
 from mount.committing import Committer
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.reading import Reader
-from mount.tree import Tree
+from mount.tree import Changes, Tree
 from wire.errors import fail
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 from wire.messages.common import Caller
@@ -120,7 +118,7 @@ class Contents(Tree):
             node.check()
             node.copy.look()
             if size == node.copy.size:
-                self._touch(node)
+                node.touch()
         self._alter(
             node,
             node.caller,
@@ -128,11 +126,6 @@ class Contents(Tree):
             lambda _, __: node.copy.truncate(size),
             cut_chunks=_cut_through,
         )
-
-    @staticmethod
-    def _touch(node: Node) -> None:
-        """Under guard: what changes nothing moves the times all the same."""
-        node.pending = replace(node.pending, mtime=time.time_ns())
 
     def _alter(
         self,
@@ -169,6 +162,22 @@ class Contents(Tree):
                 for index in range(offset // CHUNK_BYTES, end // CHUNK_BYTES):
                     self._committer.uploads.begin_early(handle.node, index)
         handle.next_write = end
+
+    def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
+        """As above, with the next commit if that can be. Else times are set after a commit, which would set
+        them too."""
+        node = self._table.peek(ino)
+        if node is not None and self._set_with_commit(node, changes, who):
+            return node.shown_attr()
+        if changes.has_times:
+            self._commit_before(ino)
+        return super()._set_attributes(ino, changes, who)
+
+    def _commit_before(self, ino: int) -> None:
+        """For what must come after all that was written."""
+        node = self._table.peek(ino)
+        if node is not None and node.is_ours:
+            self._committer.flush(node)
 
     def _check_writable(self, node: Node) -> None:
         node.check()

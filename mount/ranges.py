@@ -36,7 +36,7 @@ class Ranges(Contents):
         if offset + size > FILE_BYTES_MAX:
             raise fail(errno.EFBIG)
         with handle.node.guard:
-            self._touch(handle.node)
+            handle.node.touch()
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             self.punch(number, offset, size)
         if not mode & KEEP_SIZE:
