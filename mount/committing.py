@@ -25,6 +25,7 @@ from mount.uploads import Uploads
 from wire.errors import Busy, ChunksMissing, Conflict, fail
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
 from wire.messages.directory import Attr, ChunkChange, Commit
+from wire.permissions import is_owner
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +124,12 @@ class Committer:
                 node.commit_ended()
             raise
 
-    @staticmethod
-    def _write_down(node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs) -> Commit:
+    def _write_down(
+        self, node: Node, snapshot: Dirty, changes: list[ChunkChange], pending: PendingAttrs
+    ) -> Commit:
         assert node.lock is not None, "what is committed is locked"
+        if not is_owner(self._proxy.identity(node.caller), node.attr):
+            pending = PendingAttrs(pending.mode)  # his times are those that writing sets
         commit = Commit(
             ino=node.ino,
             grant=node.lock.grant,

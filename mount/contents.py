@@ -13,7 +13,8 @@ from mount.tree import Changes, Tree
 from wire.errors import fail
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 from wire.messages.common import Caller
-from wire.messages.directory import Attr
+from wire.messages.directory import Attr, SetAttr
+from wire.permissions import CAPABILITIES, SET_IDS, is_owner
 
 log = logging.getLogger(__name__)
 
@@ -173,11 +174,36 @@ class Contents(Tree):
             self._commit_before(ino)
         return super()._set_attributes(ino, changes, who)
 
+    def drop_privileges(self, ino: int, who: Caller | None, *, may_be_chown: bool = False) -> Attr:
+        """What a write by an ordinary user does to set-id bits and capabilities, now. Who writes through a
+        descriptor that another user has opened does it by that one's right.
+
+        ``may_be_chown``: it may not be a write at all. Then EPERM is raised if ``who`` does not own the file,
+        and nobody here has it open for writing.
+        """
+        attr, node = self.getattr(ino, who), self._table.peek(ino)
+        mode = attr.mode if node is None else node.attr.mode
+        if not (mode & SET_IDS or attr.has_xattrs):
+            return attr
+        if not is_owner(self._who(who), attr):
+            if node is not None and node.writers:
+                who = node.caller
+            elif may_be_chown:
+                raise fail(errno.EPERM)
+        self._change(SetAttr(ino, drop_privileges=True), who)
+        return self.getattr(ino, who)
+
     def _commit_before(self, ino: int) -> None:
-        """For what must come after all that was written."""
+        """For what must come after all that was written: a commit sets times, and takes privileges away."""
         node = self._table.peek(ino)
         if node is not None and node.is_ours:
             self._committer.flush(node)
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Caller | None) -> None:
+        """setxattr(2)."""
+        if name == CAPABILITIES:
+            self._commit_before(ino)
+        super().setxattr(ino, name, value, flags, who)
 
     def _check_writable(self, node: Node) -> None:
         node.check()

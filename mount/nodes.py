@@ -143,7 +143,7 @@ class Node:
                 return self.attr
             mode = self.attr.mode
             written_at = max(past_us, self.written_at)
-            if written_at:
+            if written_at and not self._is_roots:
                 mode = mode_without_privileges(mode)
             if self.pending.mode is not None:
                 mode = self.pending.mode
@@ -156,6 +156,11 @@ class Node:
                 mtime=written if past_us or self.pending.mtime is None else self.pending.mtime,
                 ctime=max(self.attr.ctime, written_at, self.set_at),
             )
+
+    @property
+    def _is_roots(self) -> bool:
+        """Whether root writes, who leaves set-id bits where they are."""
+        return self.caller is not None and self.caller.uid == 0
 
     def accept(self, attr: Attr, *, may_move: bool = True, leaves: bool = False) -> bool:
         """Takes newer attributes of the directory. A newer version is moved to unless the content is ours.

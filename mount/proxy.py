@@ -26,6 +26,7 @@ from wire.chunking import new_chunk_id
 from wire.messages.auth import Realm
 from wire.messages.common import Caller, ServerAddress
 from wire.messages.directory import ChunkAt, ChunkChange, Manifest, Reserve
+from wire.permissions import Identity
 from wire.tickets import Role
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Proxy:
         promised: bool = False,
     ) -> None:
         self.keyring = keyring
+        self._identity = Identity(keyring.session.uid, tuple(keyring.session.gids))
         self.slate = slate or Slate()
         self.calls = Calls(self.slate)
         counter = Counter(self.slate.first_number, self.calls.requests())
@@ -92,6 +94,10 @@ class Proxy:
             self.feed.close()
         self._stop.set()
         self._renewal.join()
+
+    def identity(self, caller: Caller | None) -> Identity:
+        """On whose behalf the directory is asked for ``caller``; None is the session's own user."""
+        return self._identity if caller is None else Identity(caller.uid, tuple(caller.gids))
 
     # Content
 

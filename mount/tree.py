@@ -31,7 +31,7 @@ from wire.messages.directory import (
     Unlink,
 )
 from wire.names import check_name
-from wire.permissions import READ, SEARCH, Identity, is_owner, may
+from wire.permissions import READ, SEARCH, SET_IDS, is_owner, may
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ class Tree:
     """Names, attributes and extended attributes of a mounted realm. Thread-safe."""
 
     def __init__(self, proxy: Proxy, copies: CopyStore) -> None:
-        session = proxy.keyring.session
-        self._identity = Identity(session.uid, tuple(session.gids))
+        self._who = proxy.identity
         self._proxy = proxy
         self._copies = copies
         self._names = proxy.names
@@ -96,7 +95,7 @@ class Tree:
 
     def may_search(self, folder: Attr) -> bool:
         """Whether the session's user may walk through a directory."""
-        return may(self._identity, folder, SEARCH)
+        return may(self._who(None), folder, SEARCH)
 
     def _may_search(self, folder: int, who: Caller | None) -> bool:
         """Whether a believed name may be told; the directory has the last word if not."""
@@ -261,7 +260,7 @@ class Tree:
                 return False  # the commit is made in the name of who opened for writing
             if not is_owner(self._who(who), node.attr):
                 return False
-            if changes.mode is not None and node.attr.size:
+            if changes.mode is not None and (node.attr.size or changes.mode & SET_IDS):
                 return False  # it holds at once; but in a file that is being made there is nothing yet
             if changes.uid not in (None, node.attr.uid) or changes.gid not in (None, node.attr.gid):
                 return False
@@ -290,9 +289,6 @@ class Tree:
         """Raises EACCES unless ``who`` has all wanted bits (R 4, W 2, X 1)."""
         if not may(self._who(who), self.getattr(ino, who), wanted):
             raise fail(errno.EACCES)
-
-    def _who(self, who: Caller | None) -> Identity:
-        return self._identity if who is None else Identity(who.uid, tuple(who.gids))
 
     def _shown(self, attr: Attr) -> Attr:
         node = self._table.peek(attr.ino)

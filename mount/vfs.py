@@ -23,6 +23,7 @@ from wire.errors import Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, Hold
+from wire.permissions import SET_IDS
 
 __all__ = ["Changes", "Vfs"]
 
@@ -160,6 +161,8 @@ class Vfs(Opening):
         """Sets what ``changes`` names; a size is set as by truncate(2), or ftruncate(2) with a handle."""
         if changes.size is not None:
             self._set_size(ino, changes.size, who, handle)
+        if changes.mode is not None and changes.mode & SET_IDS:
+            self._commit_before(ino)
         return self._set_attributes(ino, changes, who)
 
     def lend(self, number: int, *, at_any_size: bool = False) -> int | None:

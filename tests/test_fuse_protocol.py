@@ -149,6 +149,7 @@ def test_other_numbers(header: Header) -> None:
     assert header.numbers["FUSE_KERNEL_VERSION"] == protocol.MAJOR
     assert header.numbers["FUSE_MIN_READ_BUFFER"] == protocol.MIN_READ_BUFFER
     assert header.numbers["FUSE_WRITE_CACHE"] == protocol.WRITE_CACHE
+    assert header.numbers["FUSE_WRITE_KILL_SUIDGID"] == protocol.WRITE_KILL_SUIDGID
 
 
 # The beginning

@@ -11,6 +11,10 @@ import msgspec
 
 READ, WRITE, SEARCH = 4, 2, 1
 
+SET_IDS = stat.S_ISUID | stat.S_ISGID
+CAPABILITIES = b"security.capability"
+"""The extended attribute that gives a program capabilities (capabilities(7))."""
+
 
 class Owned(Protocol):
     """Anything with a mode and owners."""

@@ -14,6 +14,7 @@ from wire.errors import fail
 from wire.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from wire.messages.directory import RemoveXattr, Result, SetAttr, SetXattr
 from wire.permissions import (
+    CAPABILITIES,
     READ,
     WRITE,
     is_owner,
@@ -32,7 +33,7 @@ def set_attr(tx: Transaction, op: SetAttr) -> Result:
     """chmod(2), chown(2), utimensat(2), all or none of it."""
     inode = tx.reach(op.ino)
     times = (op.atime, op.mtime, op.atime_now or None, op.mtime_now or None)
-    if all(field is None for field in (op.mode, op.uid, op.gid, *times)):
+    if all(field is None for field in (op.mode, op.uid, op.gid, *times)) and not _drops_any(tx, op, inode):
         return Result(inode.attr())
     _check_set_attr(tx, op, inode)
     if is_directory(inode) and (op.mode, op.uid, op.gid) != (None, None, None):
@@ -42,6 +43,11 @@ def set_attr(tx: Transaction, op: SetAttr) -> Result:
     _apply_times(op, inode, now)
     tx.stamp(inode, now)
     return Result(inode.attr())
+
+
+def _drops_any(tx: Transaction, op: SetAttr, inode: Inode) -> bool:
+    is_privileged = inode.mode != mode_without_privileges(inode.mode)
+    return op.drop_privileges and (is_privileged or _has_capabilities(tx, inode))
 
 
 def _check_set_attr(tx: Transaction, op: SetAttr, inode: Inode) -> None:
@@ -55,6 +61,8 @@ def _check_set_attr(tx: Transaction, op: SetAttr, inode: Inode) -> None:
         if not (op.atime_now and op.mtime_now) or op.atime is not None or op.mtime is not None:
             raise fail(errno.EPERM)  # one of them alone is no touch(1), whatever it is set to
         tx.need(inode, WRITE)
+    if op.drop_privileges and not is_owner(tx.who, inode):
+        tx.need(inode, WRITE)
 
 
 def check_chmod(tx: Transaction, inode: Inode) -> None:
@@ -66,9 +74,10 @@ def check_chmod(tx: Transaction, inode: Inode) -> None:
 
 
 def _apply_owners_and_mode(tx: Transaction, op: SetAttr, inode: Inode) -> None:
-    if op.uid is not None or op.gid is not None:
+    if op.drop_privileges or op.uid is not None or op.gid is not None:
         # Root's chown clears them too, as Linux does it (chown(2)).
         inode.mode = mode_without_privileges(inode.mode)
+        drop_capabilities(tx, inode)
         inode.uid = inode.uid if op.uid is None else op.uid
         inode.gid = inode.gid if op.gid is None else op.gid
     if op.mode is not None:
@@ -80,6 +89,18 @@ def _apply_times(op: SetAttr, inode: Inode, now: int) -> None:
         inode.atime = now if op.atime is None else op.atime
     if op.mtime_now or op.mtime is not None:
         inode.mtime = now if op.mtime is None else op.mtime
+
+
+def drop_capabilities(tx: Transaction, inode: Inode) -> None:
+    """What is to happen when a file is written or given away, by whomever (capabilities(7)). The caller
+    stamps the inode."""
+    if not is_directory(inode) and _has_capabilities(tx, inode):
+        store.remove_xattr(tx.connection, inode.ino, CAPABILITIES)
+        inode.xattrs -= 1
+
+
+def _has_capabilities(tx: Transaction, inode: Inode) -> bool:
+    return bool(inode.xattrs) and CAPABILITIES in store.xattr_sizes(tx.connection, inode.ino)
 
 
 # Extended attributes

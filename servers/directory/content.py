@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from servers.directory import chunks, content_store
-from servers.directory.attributes import check_chmod
+from servers.directory.attributes import check_chmod, drop_capabilities
 from servers.directory.store import Inode
 from servers.directory.transaction import Transaction
 from servers.directory.view import is_directory
@@ -156,6 +156,7 @@ def _change_inode(tx: Transaction, op: Commit, inode: Inode, now: int) -> None:
         inode.mode = mode_after_chmod(tx.who, inode, op.mode)
     elif not tx.who.is_root:
         inode.mode = mode_without_privileges(inode.mode)
+    drop_capabilities(tx, inode)
     ctime = now if written is None and changed is None else max(inode.ctime, written or 0, changed or 0)
     tx.stamp(inode, now)
     inode.ctime = ctime

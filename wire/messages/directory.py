@@ -121,7 +121,8 @@ class Rename(msgspec.Struct, frozen=True, tag=True):
 
 class SetAttr(msgspec.Struct, frozen=True, tag=True):
     """Mode, owners, times; what is None stays. ``atime_now`` and ``mtime_now`` take the directory's clock;
-    both together need write permission only, as utimensat(2) says of UTIME_NOW."""
+    both together need write permission only, as utimensat(2) says of UTIME_NOW. So does
+    ``drop_privileges``: set-id bits and capabilities go, as they do when an ordinary user writes."""
 
     ino: Positive
     mode: Mode | None = None
@@ -131,6 +132,7 @@ class SetAttr(msgspec.Struct, frozen=True, tag=True):
     mtime: Time | None = None
     atime_now: bool = False
     mtime_now: bool = False
+    drop_privileges: bool = False
 
 
 class SetXattr(msgspec.Struct, frozen=True, tag=True):
@@ -175,8 +177,8 @@ class Commit(msgspec.Struct, frozen=True, tag=True):
     and ``size`` bytes in all. ESTALE (Conflict) if ``base`` is not the current version or the grant's token
     is below the mark; EACCES if it is above it, because nothing was opened under it, and the identity neither
     has WRITE nor owns the file; ChunksMissing if a chunk must be uploaded again. Times and mode that are None
-    follow the rules (mtime is ``written``; set-id bits are dropped); explicit ones win. A commit id that is
-    already the current version's is answered as it was the first time.
+    follow the rules (mtime is ``written``; set-id bits are dropped, but for root; capabilities always);
+    explicit ones win. A commit id that is already the current version's is answered as it was the first time.
 
     close(2) moves no times: ``written`` and ``changed`` say, by the client's clock, when the content and
     anything of the file was changed last. A clock that is wrong is believed only between the base and now.

@@ -64,6 +64,11 @@ class Attributes:
             atime_now=bool(valid & Fattr.ATIME_NOW),
             mtime_now=bool(valid & Fattr.MTIME_NOW),
         )
+        if changes == Changes():
+            # chown(2) without owners; or a write by who must not keep set-id bits: before the first one the
+            # kernel says no more than this (file_remove_privs()).
+            who = self._the.who(request)
+            return self._the.attr(self._the.vfs.drop_privileges(request.nodeid, who, may_be_chown=True))
         number = asked.fh if valid & Fattr.FH else None
         attr = self._the.vfs.setattr(request.nodeid, changes, self._the.who(request), number)
         if stat.S_ISDIR(attr.mode) and valid & (Fattr.MODE | Fattr.UID | Fattr.GID):

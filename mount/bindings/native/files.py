@@ -17,6 +17,7 @@ from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.nodes import Handle
 from mount.tree import Changes
 from wire.errors import fail
+from wire.permissions import SET_IDS
 
 KEEP_CACHE, NOFLUSH = int(Fopen.KEEP_CACHE), int(Fopen.NOFLUSH)
 
@@ -157,6 +158,8 @@ class Files:
             raise protocol.Malformed("the data is not there")
         handle = self._handle(asked.fh)
         appends = bool(asked.flags & os.O_APPEND) and not asked.write_flags & protocol.WRITE_CACHE
+        if asked.write_flags & protocol.WRITE_KILL_SUIDGID and handle.node.attr.mode & SET_IDS:
+            self._the.vfs.drop_privileges(handle.node.ino, handle.caller)
         try:
             done = self._the.vfs.write(asked.fh, asked.offset, data, appends=appends)
         except OSError:

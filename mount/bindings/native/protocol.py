@@ -123,6 +123,9 @@ GETATTR_FH = 1 << 0
 WRITE_CACHE = 1 << 0
 """FUSE_WRITE_CACHE: pages of a mapping. Whose handle it comes with is a guess, so its flags say nothing."""
 
+WRITE_KILL_SUIDGID = 1 << 2
+"""FUSE_WRITE_KILL_SUIDGID: written by who must not keep set-id bits."""
+
 
 class Notify(enum.IntEnum):
     """enum fuse_notify_code."""
