@@ -1,7 +1,6 @@
 """open(2) with every combination of flags, on everything that can be opened: as in a local directory.
 
-What is expected is not written down: the same is done to a local directory. There are 245 760 cases; one of
-``EVERY`` is taken each time (``OPEN_FLAGS_EVERY=1`` takes all, in some minutes).
+What is expected is not written down: the same is done to a local directory.
 """
 
 import itertools
@@ -13,19 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-from tests.support.oracle.run import Pair
 from tests.support.syscalls import as_user
-from tests.support.twins import World, failed, outcome
-
-pytestmark = [
-    pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root lets other users in, and becomes them"),
-]
-
-EVERY = int(os.environ.get("OPEN_FLAGS_EVERY", "61"))
-"""A prime: every flag is in the sample together with every target."""
+from tests.support.twins import failed, outcome
 
 ACCESSES = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)
 NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY
@@ -190,19 +178,3 @@ def restore(root: Path) -> None:
     for name in ("file", "read-only", "secret", "closed/file", "listed/file"):
         if (root / name).read_bytes() != CONTENT:
             (root / name).write_bytes(CONTENT)
-
-
-@pytest.fixture(scope="module", params=["native", "fusepy"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Mounts of each binding, and a local directory, where other users can go."""
-    folder = tmp_path_factory.mktemp("open-flags")
-    tmp_path_factory.getbasetemp().chmod(0o711)
-    with Pair(folder, binding=request.param) as world:
-        yield world
-
-
-@pytest.mark.timeout(3600)
-def test_every_combination_of_flags_does_what_a_local_directory_does(world: World) -> None:
-    found = list(differences(world.mounts[0] / "flags", world.local / "flags", EVERY))
-    told = [f"{case}\n  {there}\n  {here}" for case, there, here in found]
-    assert not told, f"{len(told)} differ\n" + "\n".join(told[:40])
