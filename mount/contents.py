@@ -3,16 +3,14 @@
 import errno
 import logging
 import stat
-import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from cache.copies import CopyStore
 from mount.committing import Committer
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.reading import Reader
-from mount.tree import Tree
+from mount.tree import Changes, Tree
 from wire.acl import ACCESS
 from wire.errors import fail
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
@@ -127,7 +125,7 @@ class Contents(Tree):
             node.check()
             node.copy.look()
             if size == node.copy.size:
-                self._touch(node)
+                node.touch()
         self._alter(
             node,
             node.caller,
@@ -135,12 +133,6 @@ class Contents(Tree):
             lambda _, __: node.copy.truncate(size),
             cut_chunks=_cut_through,
         )
-
-    @staticmethod
-    def _touch(node: Node) -> None:
-        """What changes nothing, but counts as a change."""
-        with node.guard:
-            node.pending = replace(node.pending, mtime=time.time_ns())
 
     def _alter(
         self,
@@ -178,6 +170,16 @@ class Contents(Tree):
                     self._committer.uploads.begin_early(handle.node, index)
         handle.next_write = end
 
+    def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
+        """As above, with the next commit if that can be. Else times are set after a commit, which would set
+        them too."""
+        node = self._table.peek(ino)
+        if node is not None and self._set_with_commit(node, changes, who):
+            return node.shown_attr()
+        if changes.has_times:
+            self._commit_before(ino)
+        return super()._set_attributes(ino, changes, who)
+
     def drop_privileges(self, ino: int, who: Caller | None, *, may_be_chown: bool = False) -> Attr:
         """What a write by an ordinary user does to set-id bits and capabilities, now. Who writes through a
         descriptor that another user has opened does it by that one's right.
@@ -200,7 +202,7 @@ class Contents(Tree):
         return self.getattr(ino, who)
 
     def _commit_before(self, ino: int) -> None:
-        """What was written takes privileges away when it is committed: not those that are given later."""
+        """For what must come after all that was written: a commit sets times, and takes privileges away."""
         node = self._table.peek(ino)
         if node is not None and node.is_ours:
             self._committer.flush(node)

@@ -270,8 +270,8 @@ class Node:
             written_at = self.copy.take_home() if home else self.copy.rescan()
             self._forget_outdated_uploads()  # also of chunks that were dirty already
             if written_at:
-                self.written_at = written_at
-                self.pending = replace(self.pending, mtime=None if self.copy.dirty else written_at)
+                self.written_at = max(self.written_at, written_at)
+                self.pending = replace(self.pending, mtime=None if self.copy.dirty else self.written_at)
 
     def _forget_outdated_uploads(self) -> None:
         """Under guard: of what was uploaded, only what the file has now is of any use."""
@@ -284,12 +284,16 @@ class Node:
         data = self.copy.chunk_bytes(change.index)
         return not data if change.id is None else len(data) == change.size and fits(change.id, data)
 
-    def note_write(self, offset: int, size: int) -> None:
-        """Under guard, after content changed: what was uploaded of these chunks is of the past."""
+    def touch(self) -> None:
+        """Under guard, after what counts as a write, whether it has changed anything or not."""
         self.written_at = time.time_ns()
-        is_dirty = self.copy.dirty  # not by a hole where there was one
+        is_dirty = self.copy.dirty
         if not is_dirty or self.pending.mtime is not None:
             self.pending = replace(self.pending, mtime=None if is_dirty else self.written_at)
+
+    def note_write(self, offset: int, size: int) -> None:
+        """Under guard, after content changed: what was uploaded of these chunks is of the past."""
+        self.touch()
         touched = range(offset // CHUNK_BYTES, -(-(offset + max(size, 1)) // CHUNK_BYTES))
         few = len(touched) <= len(self.uploaded)  # a truncation may touch millions
         for index in touched if few else [index for index in self.uploaded if index in touched]:

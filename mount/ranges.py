@@ -37,13 +37,11 @@ class Ranges(Contents):
         if offset + size > FILE_BYTES_MAX:
             raise fail(errno.EFBIG)
         with handle.node.guard:
-            self._touch(handle.node)
+            handle.node.touch()
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             self.punch(number, offset, size)
-        if not mode & KEEP_SIZE and offset + size > handle.node.copy.size:
+        if not mode & KEEP_SIZE:
             self._grow(handle, offset + size)
-        elif not mode & (PUNCH_HOLE | ZERO_RANGE):
-            self._touch(handle.node)
 
     def _grow(self, handle: Handle, size: int) -> None:
         """Lets the file end at ``size``, unless it ends later: what is appended meanwhile is not cut off."""

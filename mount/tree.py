@@ -51,6 +51,11 @@ class Changes:
     atime_now: bool = False
     mtime_now: bool = False
 
+    @property
+    def has_times(self) -> bool:
+        """Whether it sets any."""
+        return self.atime_now or self.mtime_now or (self.atime, self.mtime) != (None, None)
+
 
 class Tree:
     """Names, attributes and extended attributes of a mounted realm. Thread-safe."""
@@ -239,9 +244,6 @@ class Tree:
 
     def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
         """Sets what ``changes`` names but the size."""
-        node = self._table.peek(ino)
-        if node is not None and self._set_with_commit(node, changes, who):
-            return node.shown_attr()
         op = SetAttr(
             ino,
             changes.mode,

@@ -24,6 +24,8 @@ from wire.messages.directory import (
     Unlink,
 )
 
+BILLION = 10**9
+
 
 @pytest.fixture
 def realm(tmp_path: Path) -> Iterator[DirectoryRealm]:
@@ -130,6 +132,21 @@ def test_a_commit_is_known_by_its_id(realm: DirectoryRealm, alice: User, bob: Us
     closed = alice.mkdir(b"closed", mode=0o700)
     alice.do(Rename(ROOT_INO, b"f", closed.ino, b"f"))
     assert bob.client.find_commit(file.ino, b"0" * 16) == FoundCommit(0, 0)
+
+
+def test_when_a_file_was_written_is_believed_between_its_base_and_now(
+    realm: DirectoryRealm, alice: User
+) -> None:
+    file, grant = alice.open_new(b"f")
+    for since_base, wanted in ((-1, 0), (2, 2), (9, 5)):
+        realm.clock.now += 5
+        base = file.version
+        file = alice.do(commit(file, grant, 10, [], written=base + since_base * BILLION))
+        assert abs(file.mtime - base - wanted * BILLION) < BILLION
+        assert file.ctime == file.mtime <= file.version == file.change
+    realm.clock.now += 5
+    changed = alice.do(commit(file, grant, 10, [], mtime=7, changed=file.version + BILLION))
+    assert (changed.mtime, changed.ctime) == (7, file.version + BILLION)
 
 
 def test_a_commit_names_only_chunks_that_can_be_counted_on(realm: DirectoryRealm, alice: User) -> None:

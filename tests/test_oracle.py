@@ -1,30 +1,59 @@
-"""Two mounts in turn do what a local directory does: see tests/support/oracle."""
+"""What programs do here, they do as in a local directory: see tests/support/oracle."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.exerciser import Exerciser
+from tests.support.oracle.flags import differences
 from tests.support.oracle.run import Pair, run
+from tests.support.realm import RealRealm
 from tests.support.twins import World
 
 pytestmark = [
     pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root lets other users in, and becomes them"),
+    pytest.mark.timeout(3600),
 ]
 
-SEEDS = (1, 2)
+SEEDS = tuple(range(1, int(os.environ.get("ORACLE_SEEDS", "2")) + 1))
+EVERY = int(os.environ.get("OPEN_FLAGS_EVERY", "211"))
+"""Of 245 760 cases one in so many is tried. A prime: every flag is in the sample with every target."""
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def native(shared_realm: RealRealm) -> Iterator[World]:
     """Two mounts and a local directory, where other users can go."""
-    folder = tmp_path_factory.mktemp("oracle")
-    tmp_path_factory.getbasetemp().chmod(0o711)
-    with Pair(folder) as world:
+    with Pair(shared_realm, "native") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def fusepy(shared_realm: RealRealm) -> Iterator[World]:
+    """The same through libfuse."""
+    with Pair(shared_realm, "fusepy") as world:
         yield world
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_two_mounts_in_turn_do_what_a_local_directory_does(world: World, seed: int) -> None:
-    run(world, 10, 40, seed=seed)
+def test_two_mounts_in_turn_do_what_a_local_directory_does(native: World, seed: int) -> None:
+    run(native, 8, 40, seed=seed)
+
+
+@pytest.mark.parametrize("binding", ["native", "fusepy"])
+def test_open_does_with_all_flags_what_it_does_locally(binding: str, request: pytest.FixtureRequest) -> None:
+    world: World = request.getfixturevalue(binding)
+    found = list(differences(world.mounts[0] / "flags", world.local / "flags", EVERY))
+    told = [f"{case}\n  {there}\n  {here}" for case, there, here in found]
+    assert not told, f"{len(told)} differ\n" + "\n".join(told[:40])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_file_is_written_through_two_mounts_in_turn(native: World, seed: int) -> None:
+    exerciser = Exerciser(seed, native.mounts, f"exercised-{seed}")
+    try:
+        exerciser.run(8)
+    except BaseException:
+        print(f"seed {seed}\n" + "\n".join(exerciser.said))
+        raise

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from tests.support.oracle.run import BATCH, Pair, run
+from tests.support.realm import RealRealm
+from tests.support.twins import World
 
 
 def main() -> int:
@@ -22,24 +24,32 @@ def main() -> int:
     parser.add_argument("--shrink", action="store_true", help="look for fewer steps that differ")
     parser.add_argument("--go-on", action="store_true", help="with the next batch after a difference")
     given = parser.parse_args()
-    different = 0
     with (
         tempfile.TemporaryDirectory(prefix="dfs-oracle-", ignore_cleanup_errors=True) as folder,
-        Pair(Path(folder)) as world,
+        RealRealm(Path(folder) / "realm") as realm,
     ):
-        for seed, first in enumerate(range(0, given.examples, BATCH), given.seed):
-            count, began = min(BATCH, given.examples - first), time.monotonic()
-            print(f"seed {seed}: {count} examples of {given.steps} steps", end="", flush=True)
-            try:
-                run(world, count, given.steps, seed=seed, shrink=given.shrink)
-            except (AssertionError, ExceptionGroup) as difference:
-                different += 1
-                print(f"\n{difference}\n" + "\n".join(getattr(difference, "__notes__", ())), flush=True)
-                if not given.go_on:
-                    break
-            else:
-                print(f", the same, {time.monotonic() - began:.0f} s", flush=True)
+        realm.join("admin")
+        with Pair(realm, "native") as world:
+            different = compare(world, given)
     return 1 if different else 0
+
+
+def compare(world: World, given: argparse.Namespace) -> int:
+    """How many batches found a difference."""
+    different = 0
+    for seed, first in enumerate(range(0, given.examples, BATCH), given.seed):
+        count, began = min(BATCH, given.examples - first), time.monotonic()
+        print(f"seed {seed}: {count} examples of {given.steps} steps", end="", flush=True)
+        try:
+            run(world, count, given.steps, seed=seed, shrink=given.shrink)
+        except (AssertionError, ExceptionGroup) as difference:
+            different += 1
+            print(f"\n{difference}\n" + "\n".join(getattr(difference, "__notes__", ())), flush=True)
+            if not given.go_on:
+                break
+        else:
+            print(f", the same, {time.monotonic() - began:.0f} s", flush=True)
+    return different
 
 
 if __name__ == "__main__":

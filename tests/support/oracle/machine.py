@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 
 from hypothesis import strategies as st
@@ -98,7 +97,9 @@ class Opened:
 
     @property
     def writes(self) -> bool:
-        return not self.is_folder and not self.flags & os.O_PATH and bool(self.flags & os.O_ACCMODE)
+        """Whether it has the write lock, as O_TRUNC has too."""
+        asked = self.flags & (os.O_ACCMODE | os.O_TRUNC)
+        return not self.is_folder and not self.flags & os.O_PATH and bool(asked)
 
     def close(self) -> None:
         for pair in self.maps:
@@ -289,7 +290,7 @@ class Machine(RuleBasedStateMachine):
             mount, user, [place], lambda root: utimensat(root + place, atime, mtime, follow=follow)
         )
         times = [number for number, one in enumerate((atime, mtime)) if one[1] < UTIME_OMIT]
-        if not failed(done) and times:
+        if not failed(done) and times and follow:  # to look where a link leads is to read it, and moves atime
             self._do(mount, 0, [place], lambda root: _times(root + place, times, follow=follow))
 
     @rule(mount=mounts, user=users, place=paths, size=offsets)
@@ -312,6 +313,9 @@ class Machine(RuleBasedStateMachine):
     def setxattr(
         self, mount: int, user: int, place: str, name: str, value: bytes, flags: int, follow: bool
     ) -> None:
+        with suppress(OSError):
+            if os.getxattr(self.here + place, name, follow_symlinks=follow) == value:
+                return  # some file systems move ctime, others do not
         self._do(
             mount,
             user,
@@ -338,7 +342,10 @@ class Machine(RuleBasedStateMachine):
     def open(self, mount: int, user: int, place: str, access: int, create: int, more: int, mode: int) -> None:
         flags = access | create | more
         with suppress(OSError):
-            if not stat.S_ISREG(os.stat(self.here + place).st_mode):
+            kind = stat.S_IFMT(os.stat(self.here + place).st_mode)
+            if kind in (stat.S_IFCHR, stat.S_IFBLK):
+                return  # mounts are nodev
+            if kind != stat.S_IFREG:
                 flags |= os.O_NONBLOCK  # a FIFO would wait for its other end
         self._open(mount, user, place, flags, mode)
 
@@ -383,6 +390,19 @@ class Machine(RuleBasedStateMachine):
             )
         ]
         return able[pick % len(able)] if able else None
+
+    def _pick_with_way(self, pick: int, user: int) -> Opened | None:
+        """As ``_pick``, if the user could open it still: the directory lets nobody change the attributes of
+        what he finds no way to."""
+        one = self._pick(pick)
+        if one is None or user < 1:
+            return one
+        place = os.readlink(f"/proc/self/fd/{one.here}")
+        back = as_user(*USERS[user])
+        try:
+            return one if os.path.lexists(place) else None
+        finally:
+            back()
 
     @precondition(lambda self: self.opened)
     @rule(pick=picks)
@@ -433,8 +453,12 @@ class Machine(RuleBasedStateMachine):
         """Where holes are is a file system's own affair; that there is nothing but zeros in them is not."""
         if (one := self._pick(pick)) is None or one.flags & os.O_PATH:
             return
+        for other in self.opened:
+            for there, _ in other.maps:  # until then the kernel does not tell of it
+                there.flush()
         size = os.fstat(one.here).st_size
-        found, wanted = (outcome(partial(os.lseek, fd, offset, whence)) for fd in (one.there, one.here))
+        found = outcome(lambda: os.lseek(one.there, offset, whence))
+        wanted = outcome(lambda: os.lseek(one.here, offset, whence))
         os.lseek(one.there, 0, os.SEEK_SET)
         os.lseek(one.here, 0, os.SEEK_SET)
         if whence == os.SEEK_HOLE:
@@ -481,19 +505,21 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.opened)
     @rule(pick=picks, user=users, mode=modes)
     def fchmod(self, pick: int, user: int, mode: int) -> None:
-        if one := self._pick(pick):
+        if one := self._pick_with_way(pick, user):
             self._with(one, user, lambda fd: os.fchmod(fd, mode))
 
     @precondition(lambda self: self.opened)
     @rule(pick=picks, user=users, uid=ids, gid=ids)
     def fchown(self, pick: int, user: int, uid: int, gid: int) -> None:
-        if (uid, gid) != (-1, -1) and (one := self._pick(pick)):
+        if (uid, gid) != (-1, -1) and (one := self._pick_with_way(pick, user)):
             self._with(one, user, lambda fd: os.fchown(fd, uid, gid))
 
     @precondition(lambda self: self.opened)
     @rule(pick=picks, user=users, times=st.tuples(st.integers(0, 2**33), st.integers(0, 2**33)))
     def futimens(self, pick: int, user: int, times: tuple[int, int]) -> None:
-        if (one := self._pick(pick)) and not failed(self._with(one, user, lambda fd: os.utime(fd, ns=times))):
+        if (one := self._pick_with_way(pick, user)) and not failed(
+            self._with(one, user, lambda fd: os.utime(fd, ns=times))
+        ):
             found = os.fstat(one.there)
             assert (found.st_atime_ns, found.st_mtime_ns) == times
 
@@ -501,7 +527,8 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks, user=users, place=paths)
     def name_it(self, pick: int, user: int, place: str) -> None:
         """A name for what is open, and may have none."""
-        if (one := self._pick(pick)) is None or self._mount(one.mount, place) != one.mount:
+        one = self._pick_with_way(pick, user)
+        if one is None or self._mount(one.mount, place) != one.mount:
             return
         sides = {one.there: self.there[one.mount], one.here: self.here}
         self._with(

@@ -1,5 +1,6 @@
-"""Runs the machine on real mounts."""
+"""Real mounts and a local directory, and the machine that works on them."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
@@ -14,33 +15,39 @@ from tests.support.twins import World
 BATCH = 20
 """Examples of one seed."""
 
-USER = "oracle"
-
 
 class Pair:
-    """A realm of its own in ``folder``, two mounts of it that let all local users in (one of them serves open
-    files itself, of the other the kernel does), and a local directory."""
+    """Two mounts of a realm that let all local users in (one of them serves open files itself, of the other
+    the kernel does), and a local directory. The realm has an ``admin``."""
 
-    def __init__(self, folder: Path, *, binding: str = "native") -> None:
-        folder.chmod(0o711)  # other users walk through it
-        self.realm = RealRealm(folder / "realm")
-        self.realm.join(USER)
-        self.realm.run("user", USER, "--trusted", user=USER)
+    def __init__(self, realm: RealRealm, binding: str) -> None:
+        user = f"oracle-{binding}"
+        realm.join(user)
+        realm.run("user", user, "--trusted", user="admin")
+        _let_others_in(realm.folder)
         options = ("--trusted", "--allow-other", "--lock-wait", "5")
-        self.mounts = (
-            RealMount(self.realm, "one", USER, *options, binding=binding),
-            RealMount(self.realm, "two", USER, *options, "--no-passthrough", binding=binding),
-        )
-        self.local = folder / "local"
-        self.local.mkdir()
+        local = realm.folder / f"{user}-local"
+        local.mkdir()
+        with ExitStack() as stack:
+            one = stack.enter_context(RealMount(realm, f"{user}-1", user, *options, binding=binding))
+            more = (*options, "--no-passthrough")
+            two = stack.enter_context(RealMount(realm, f"{user}-2", user, *more, binding=binding))
+            self.world = World(local, (one.path, two.path))
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> World:
-        return World(self.local, (self.mounts[0].path, self.mounts[1].path))
+        return self.world
 
     def __exit__(self, *_: object) -> None:
-        for mount in self.mounts:
-            mount.close()
-        self.realm.close()
+        self._stack.close()
+
+
+def _let_others_in(folder: Path) -> None:
+    """Other users find their way through our folders to this one."""
+    for ours in (folder, *folder.parents):
+        mode = ours.stat().st_mode
+        if not mode & 0o001:
+            ours.chmod(mode | 0o011)
 
 
 def run(world: World, examples: int, steps: int, *, seed: int, shrink: bool = False) -> None:
