@@ -24,7 +24,8 @@ LONG = (
     "test_on_the_wire",
     "test_cli",
 )
-"""How the names of the modules begin that take longest: they start processes, and end some."""
+"""How the names of the modules begin that take longest: they start processes, and end some. So do all of
+tests/programs."""
 
 
 def pytest_sessionstart() -> None:
@@ -43,7 +44,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long modules first: when several run at a time, none shall begin when all others are done."""
-    items.sort(key=lambda item: not item.path.name.startswith(LONG))
+    items.sort(key=lambda item: not (item.path.parent.name == "programs" or item.path.name.startswith(LONG)))
 
 
 def pytest_report_header() -> str:

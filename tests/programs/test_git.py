@@ -2,23 +2,25 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.programs.sides import Sides, need
 
-pytestmark = need("git")
+pytestmark = [need("git"), pytest.mark.timeout(300)]
 
 FOLDERS = 12
-FILES = 10
-COMMITS = 100
+FILES = 4
+COMMITS = 85
 
 
 def history() -> str:
-    """For ``git fast-import``: a commit of 120 files, then 100 with 10 changes each; 3 000 objects in all."""
+    """For ``git fast-import``: a commit of 48 files, then 85 with 12 changes each; 3 000 objects in all."""
     lines = []
     for number in range(COMMITS + 1):
         lines += ["commit refs/heads/main", "committer Paula <paula@example.org> 1500000000 +0000", "data 10"]
         lines += [f"change {number:3}"]
         paths = [(folder, file) for folder in range(FOLDERS) for file in range(FILES)]
-        for folder, file in paths if number == 0 else paths[number % 12 :: 12]:
+        for folder, file in paths if number == 0 else paths[number % FILES :: FILES]:
             text = f"{folder} {file} as of {number}\n" * (file + 1)
             lines += [f"M 644 inline part-{folder}/deeper/file-{file}", f"data {len(text)}", text]
     return "\n".join(lines)
@@ -26,11 +28,11 @@ def history() -> str:
 
 def edit(folder: Path) -> None:
     """Changes some files that the last commits leave alone, makes one, removes one."""
-    for path in ("part-0/deeper/file-8", "part-1/deeper/file-9", "part-2/deeper/file-0"):
+    for path in ("part-0/deeper/file-2", "part-1/deeper/file-2", "part-2/deeper/file-2"):
         with (folder / path).open("a") as file:
             file.write("one more line\n")
     (folder / "new").write_text("a new file\n")
-    (folder / "part-9" / "deeper" / "file-0").unlink()
+    (folder / "part-9" / "deeper" / "file-2").unlink()
 
 
 def test_a_repository_of_some_thousand_objects(sides: Sides) -> None:
@@ -46,7 +48,7 @@ def test_a_repository_of_some_thousand_objects(sides: Sides) -> None:
     sides.shell("git tag -a -m marked v1; git rebase -q main; git log --format='%H %s' -n 5", inside="work")
 
     sides.shell(
-        "git switch -q main; echo main >> part-10/deeper/file-9; git commit -q -a -m 'on main'", "work"
+        "git switch -q main; echo main >> part-10/deeper/file-2; git commit -q -a -m 'on main'", "work"
     )
     sides.shell(
         "git merge -q --no-edit side; git log --graph --format=%H -n 5; git diff --stat main~1", "work"
