@@ -82,7 +82,7 @@ class Node:
         self.ino = attr.ino
         self.copy = copy
         self.pins = 0
-        self.gate = Gate()
+        self._gate: Gate | None = None
         self.committing = threading.Lock()
         self.guard = threading.RLock()
         self.attr = attr
@@ -108,6 +108,15 @@ class Node:
         self.unsent: Commit | None = None  # under committing; begun, and sent as it is until it is answered
         self.following = Attempts()  # at bringing a newer version to who reads past us
         self.not_followed = 0  # the version of which that has failed
+
+    @property
+    def gate(self) -> Gate:
+        """See the module. Made when it is first used: who only reads has no use for it, and to make one takes
+        longer than to make the rest of a node."""
+        if self._gate is None:
+            with self.guard:
+                self._gate = self._gate or Gate()
+        return self._gate
 
     @property
     def pending(self) -> PendingAttrs:

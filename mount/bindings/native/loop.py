@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 THREADS_MAX = 64
 """More than may wait for locks (``writing.WAITERS_MAX``) and pages (``NOTIFYING_MAX``) together."""
 
-IDLE_MAX = 4
+IDLE_MAX = 2
+"""The kernel gives each request to the one that has waited longest: the more there are, the colder is what
+each of them needs, and the more often they contend for the interpreter."""
 
 DATA_BYTES = 1 << 20
 """The most that a READ or a WRITE carries."""
