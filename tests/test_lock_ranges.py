@@ -2,11 +2,12 @@
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -15,6 +16,8 @@ from clients.lock import LockClient
 from clients.session import Channel
 from servers.lock.app import make_server
 from servers.lock.range_queue import INSISTENT_SECONDS, INSISTS_COUNT
+from servers.lock.range_rules import RangeRules
+from servers.lock.rules import Turn, Who
 from servers.replies import Replies
 from tests.support.inprocess import LossyWire
 from tests.support.lock import LEASE, ORDER, PLACE, URL, WAIT, LockRealm
@@ -27,6 +30,14 @@ PATIENCE = 10.0
 """Seconds after which a test gives up."""
 
 ALL = 2**63 - 1
+
+
+class Session(NamedTuple):
+    """As the rules know it."""
+
+    session: int
+    user: str
+    client: str
 
 
 @pytest.fixture
@@ -209,6 +220,18 @@ def test_who_asks_again_and_again_is_not_always_too_late(house: LockRealm) -> No
     takes(alice, write())
 
 
+def test_the_order_ends_by_itself(house: LockRealm) -> None:
+    house.server.close()
+    house.config = replace(house.config, place_seconds=0.1, order_seconds=0.5, clock=time.time)
+    house.server = make_server(house.config)
+    house.wire.apps[URL] = house.server.app
+    house.server.start()
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, flock(False, owner=1))
+    house.waits_for_range(bob, 7, flock())
+    takes(alice, flock(False, owner=2), wait_seconds=WAIT)
+
+
 def test_a_wait_ends_with_its_time_and_keeps_the_place(house: LockRealm) -> None:
     alice, bob, carol = house.client("alice"), house.client("bob"), house.client("carol")
     takes(alice, write())
@@ -261,6 +284,25 @@ def test_two_flocks_that_become_exclusive_do_not_wait_for_each_other(house: Lock
     waiting = house.waits_for_range(alice, 7, flock())
     assert refused(bob, flock()).holder == "alice@there", "he has given up his shared one for it"
     assert granted(waiting)
+
+
+def test_who_was_told_that_he_has_nothing_gets_nothing_later(
+    house: LockRealm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next change after the one that makes his answer frees what he waited for."""
+    keyring = house.keyring("alice")
+    holder = Session(keyring.session.session, "alice", "there")
+    takes(LockClient(Channel(house.wire, URL, Role.LOCK, keyring)), write())
+    collect = RangeRules.collect
+
+    def collect_and_free(rules: RangeRules, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
+        answer = collect(rules, turn, who, message)
+        rules.free(turn, holder, SetRange(0, 7, write(), is_free=True))
+        return answer
+
+    monkeypatch.setattr(RangeRules, "collect", collect_and_free)
+    assert refused(house.client("bob"), write(), wait_seconds=0.01).holder == "alice@there"
+    assert house.server.service.locks().ranges[0].is_waiting, "reserved for him, until he asks again"
 
 
 # Circles
