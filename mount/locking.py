@@ -65,6 +65,10 @@ class Locking(Opening):
         """Whether the owner has an exclusive lock of some of these bytes."""
         return self._proxy.program_locks.is_exclusive(self._handle(number).node.ino, within)
 
+    def may_be_mapped(self, number: int) -> bool:
+        """Whether there may be a map of this handle that is written to."""
+        return self._handle(number).may_map_for_writing
+
     def release(self, number: int) -> None:
         """Closes a handle, as ``Opening.release``."""
         self.unlock_handle(number)

@@ -37,7 +37,7 @@ class Kernel(Notifications):
         self.told.append(ino)
         return True
 
-    def drop(self, ino: int, offset: int) -> bool:
+    def drop(self, ino: int, offset: int, wait_seconds: float = 0.0) -> bool:
         self.told.append(ino)
         return self._does
 

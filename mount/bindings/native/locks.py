@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
+from mount.bindings.native.notifications import ALL
 from mount.bindings.native.protocol import LkIn, Opcode
 from mount.bindings.native.requests import DONE, Answer, Later, Methods, Request
 from mount.bindings.ranges import LAST_BYTE, kind_of, range_of
 from wire.errors import fail
 from wire.messages.lock import Range, RangeAnswer
+
+COLLECT_SECONDS = 10.0
+"""How long to wait for a turn; each takes no longer than the writes that come of it."""
 
 
 class Locks:
@@ -38,6 +42,7 @@ class Locks:
         """F_SETLK, and flock(2) with LOCK_NB or LOCK_UN."""
         asked = protocol.LK_IN.read(request.body)
         if asked.type == fcntl.F_UNLCK:
+            self._collect_mapped(asked)
             self._the.vfs.unlock(asked.fh, wanted_range(asked))
             return DONE
         if self._take(asked, waits=False).conflict is not None:
@@ -62,10 +67,19 @@ class Locks:
 
     def _take(self, asked: LkIn, *, waits: bool) -> RangeAnswer:
         the = self._the
+        if asked.type != fcntl.F_WRLCK:
+            self._collect_mapped(asked)
         answer = the.vfs.lock(asked.fh, wanted_range(asked), waits=waits)
         if answer.conflict is None:
             the.inodes.validated(the.vfs.node_of(asked.fh), the.notifications.drop)
         return answer
+
+    def _collect_mapped(self, asked: LkIn) -> None:
+        """What was written through a map of pages is only there, until the kernel is made to forget them; it
+        would be written over what others have written meanwhile."""
+        the = self._the
+        if the.vfs.has_exclusive(asked.fh, wanted_range(asked)) and the.vfs.may_be_mapped(asked.fh):
+            the.notifications.drop(the.vfs.inode_of(asked.fh), ALL, COLLECT_SECONDS)
 
 
 def wanted_range(asked: LkIn) -> Range:

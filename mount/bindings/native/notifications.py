@@ -49,12 +49,13 @@ class Notifications:
         """Makes the kernel believe no name any more that it has asked for. Raises OSError."""
         os.write(self._descriptor, OUT_HEADER.pack(OUT_HEADER.size, Notify.INC_EPOCH, 0))
 
-    def drop(self, ino: int, offset: int) -> bool:
+    def drop(self, ino: int, offset: int, wait_seconds: float = 0.0) -> bool:
         """Makes the kernel forget the attributes of an inode, and its pages from ``offset`` (or ALL, NONE)
-        on. Waits for those that are being read. False if it could not be done."""
+        on. Waits for those that are being read, or that are written back before; for so long for its turn to
+        do so. False if it could not be done."""
         body = INVAL_INODE_OUT.pack(ino, offset, 0)
         header = OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_INODE, 0)
-        if not self._places.acquire(blocking=False):
+        if not self._places.acquire(timeout=wait_seconds):
             return False
         try:
             os.write(self._descriptor, header + body)
