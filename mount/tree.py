@@ -299,6 +299,8 @@ class Tree:
     def getxattr(self, ino: int, name: bytes, who: Caller | None) -> bytes:
         """The value. Raises ENODATA."""
         _check_xattr_name(name)
+        if name.startswith(b"user.") and not may(self._who(who), self.getattr(ino, who), READ):
+            raise fail(errno.EACCES)
         values = self._xattrs(ino, who)
         if name not in values:
             raise fail(errno.ENODATA)
