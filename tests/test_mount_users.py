@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mount.bindings.callers import caller
 from tests.support.mounts import fresh_mount
 from tests.support.realm import RealRealm
+from wire.limits import CALLER_GIDS_MAX
 
 pytestmark = [
     pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse"),
@@ -72,3 +74,11 @@ def test_supplementary_groups_count(place: Path) -> None:
     assert run(place, MEMBER, read).split() == ["ours", "4001"]
     denied = "try: open('team/file')\nexcept OSError as error: print(error.errno)"
     assert run(place, STRANGER, denied) == "13"
+
+
+def test_of_very_many_groups_the_first_ones_count() -> None:
+    """More fit no request, which would be refused whole."""
+    groups = range(5000, 5000 + CALLER_GIDS_MAX)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, extra_groups=groups) as process:
+        assert caller(3001, 4001, process.pid).gids == [4001, *groups[:-1]]
+        process.communicate()
