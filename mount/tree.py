@@ -314,6 +314,8 @@ class Tree:
             if not attr.acl:
                 raise fail(errno.ENODATA)
             return acl.build(attr.mode, attr.acl)
+        if name.startswith(b"user.") and not may(self._who(who), attr, READ):
+            raise fail(errno.EACCES)
         values = self._xattrs(attr, who)
         if name not in values:
             raise fail(errno.ENODATA)

@@ -37,6 +37,9 @@ MANIFEST_CHUNKS_MAX = 8192
 RESOLVED_CHUNKS_MAX = 64
 """The range of the manifest that comes with a path."""
 
+CALLER_GIDS_MAX = 256
+"""The groups of a local user that count in a trusted mount, the primary one among them."""
+
 USER_BYTES_MAX = 64
 PASSWORD_BYTES_MAX = 1024
 CLIENT_BYTES_MAX = 128

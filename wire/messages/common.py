@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from wire.chunking import CHUNK_ID_BYTES
-from wire.limits import OPS_MAX
+from wire.limits import CALLER_GIDS_MAX, OPS_MAX
 
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -31,7 +31,7 @@ class Caller(msgspec.Struct, frozen=True):
     """For whom a trusted session acts. From any other session it is refused."""
 
     uid: Id32
-    gids: Annotated[list[Id32], Meta(min_length=1, max_length=256)]
+    gids: Annotated[list[Id32], Meta(min_length=1, max_length=CALLER_GIDS_MAX)]
 
 
 class ServerAddress(msgspec.Struct, frozen=True):
