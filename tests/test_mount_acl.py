@@ -30,9 +30,19 @@ def programs(*names: str) -> pytest.MarkDecorator:
 def run(folder: Path, *words: str, uid: int = 0, groups: Sequence[int] = ()) -> str:
     """What a program says that runs in ``folder``; it gets there whatever is above. Raises
     CalledProcessError."""
-    who = {"user": uid, "group": uid, "extra_groups": list(groups)} if uid else {}
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=60, **who)  # type: ignore[call-overload]
-    return str(done.stdout)
+    number, others = (uid, list(groups)) if uid else (None, None)
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        user=number,
+        group=number,
+        extra_groups=others,
+    )
+    return done.stdout
 
 
 def may(folder: Path, script: str, uid: int, *groups: int) -> bool:

@@ -27,6 +27,19 @@ USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x
 NOBODY = 0xFFFFFFFF
 """The number in entries that name nobody, and a number that nobody has."""
 
+_EXTENDING = (USER, GROUP_OBJ, GROUP)
+_NAMING = (USER, GROUP)
+
+_FOLLOWERS = {
+    None: {USER_OBJ},
+    USER_OBJ: {USER, GROUP_OBJ},
+    USER: {USER, GROUP_OBJ},
+    GROUP_OBJ: {GROUP, MASK, OTHER},
+    GROUP: {GROUP, MASK},
+    MASK: {OTHER},
+}
+"""Which entries may come after which."""
+
 _VERSION = 2
 _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
@@ -62,20 +75,6 @@ def parse(value: bytes) -> Acl | None:
     if MASK not in found:
         return Acl(permissions, b"")
     return Acl(permissions, b"".join(_packed(entry) for entry in entries if entry[0] in _EXTENDING))
-
-
-_EXTENDING = (USER, GROUP_OBJ, GROUP)
-_NAMING = (USER, GROUP)
-
-_FOLLOWERS = {
-    None: {USER_OBJ},
-    USER_OBJ: {USER, GROUP_OBJ},
-    USER: {USER, GROUP_OBJ},
-    GROUP_OBJ: {GROUP, MASK, OTHER},
-    GROUP: {GROUP, MASK},
-    MASK: {OTHER},
-}
-"""Which entries may come after which."""
 
 
 def _check(entries: list[tuple[int, int, int]]) -> None:

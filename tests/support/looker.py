@@ -21,6 +21,7 @@ Command = tuple[str | int, ...]
 """What is to be done, and with what; paths below the folder. Each method of ``_Hand`` is one."""
 
 ATTRIBUTE = "user.looked"
+ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 ANSWER_SECONDS = 300.0
 
 
@@ -115,6 +116,10 @@ class _Hand:
     def attribute(self, path: str) -> Any:
         return os.getxattr(path, ATTRIBUTE).decode()
 
+    def acls(self, path: str) -> Any:
+        names = os.listxattr(path)
+        return [os.getxattr(path, name).hex() if name in names else "" for name in ACLS]
+
     # Changing
 
     def write(self, path: str, tag: int, size: int) -> None:
@@ -166,6 +171,12 @@ class _Hand:
 
     def utime(self, path: str, seconds: int) -> None:
         os.utime(path, (seconds, seconds))
+
+    def allow(self, path: str, which: int, value: str) -> None:
+        os.setxattr(path, ACLS[which], bytes.fromhex(value))
+
+    def disallow(self, path: str, which: int) -> None:
+        os.removexattr(path, ACLS[which])
 
     def mark(self, path: str, tag: int) -> None:
         os.setxattr(path, ATTRIBUTE, f"{tag}".encode())

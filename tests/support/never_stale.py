@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.acls import extended
 from tests.support.looker import Command, Looker, perform
 
 MIB = 1024 * 1024
@@ -30,6 +31,9 @@ NAMES = ("a", "b", "c", "d")
 TARGETS = ("a", "b", "../q/c", "../p/d", "nowhere", "p", "../q")
 SIZES = (0, 1, 10, 10, 10, 4096, 5000, 70_000)
 MODES = (0o700, 0o740, 0o744, 0o755, 0o777)
+ALLOWED = [
+    extended(mode, users=[(4711, user)], group=5).hex() for mode, user in ((0o770, 7), (0o750, 5), (0o744, 6))
+]
 BIG = 0.04
 """The part of the contents that is larger than a MiB."""
 TOGETHER = 0.25
@@ -170,7 +174,7 @@ class Walk:
     def look_everywhere(self, index: int) -> None:
         """One mount looks at everything."""
         looks: list[Command] = [
-            (how, path) for path in (*PLACES, *FOLDERS) for how in ("read", "stat", "list")
+            (how, path) for path in (*PLACES, *FOLDERS) for how in ("read", "stat", "list", "acls")
         ]
         for command, seen in zip(looks, self.lookers[index].ask(*looks), strict=True):
             self.judge(index, command, seen, perform(self.reference, command), ())
@@ -211,7 +215,9 @@ class Walk:
 
     def _settle(self, index: int, change: Command, answer: str) -> None:
         looks: list[Command] = [
-            (how, path) for path in self._paths(change) for how in ("read", "stat", "attribute", "readlink")
+            (how, path)
+            for path in self._paths(change)
+            for how in ("read", "stat", "attribute", "acls", "readlink")
         ]
         seen = self.lookers[index].ask(*looks)
         while any(one in UNSURE for one in seen):
@@ -256,6 +262,8 @@ class Walk:
             *2 * [lambda path: ("rmdir", path)],
             *2 * [lambda path: ("chmod", path, self._random.choice(MODES))],
             lambda path: ("utime", path, self._random.randrange(1_000_000_000)),
+            *2 * [lambda path: ("allow", path, self._random.choice((0, 0, 1)), self._random.choice(ALLOWED))],
+            lambda path: ("disallow", path, self._random.choice((0, 1))),
             *2 * [lambda path: ("mark", path, self._next_tag())],
             lambda path: ("unmark", path),
         ]
@@ -314,14 +322,14 @@ class Walk:
 
     def _noise(self, changes: Sequence[tuple[int, Command]]) -> list[Command]:
         """What others look at meanwhile: half of it at what changes, so that old answers are on their way."""
-        ways = ("stat", "read", "list", "scan", "follow", "attribute")
+        ways = ("stat", "read", "list", "scan", "follow", "attribute", "acls")
         paths = [path for _, change in changes for path in self._paths(change)]
         count = self._random.choice((0, 2, 10, 30))
         near = [("stat", self._random.choice(paths)) for _ in range(count)]
         return [command for pair in zip(near, self._draw_looks(ways, count), strict=True) for command in pair]
 
     def _looks(self, changes: Sequence[tuple[int, Command]]) -> list[Command]:
-        ways = ("stat", "read", "map", "follow", "attribute", "readlink")
+        ways = ("stat", "read", "map", "follow", "attribute", "acls", "readlink")
         looks: list[Command] = []
         for _, change in changes:
             for path in self._paths(change):
