@@ -198,6 +198,12 @@ def spoiled(kind: inspect.Type, value: Any) -> Iterator[tuple[str, Any]]:
                 yield from ((name, wrong) for name, wrong in spoiled(inner, value) if wrong is not None)
             if isinstance(value, dict) and "type" in value:
                 yield "", value | {"type": "Nonsense"}
+        case inspect.StructType(array_like=True):
+            yield "", 7
+            yield "", value[:-1]
+            for place, field in enumerate(kind.fields):
+                for _, wrong in spoiled(field.type, value[place]):
+                    yield "", [*value[:place], wrong, *value[place + 1 :]]
         case inspect.StructType():
             yield "", 7
             yield "", []

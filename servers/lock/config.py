@@ -22,5 +22,5 @@ class LockConfig:
     waiting_requests_max: int = 48
     """Held-back requests; more are answered at once, so that renewals always find a thread."""
     user_locks_max: int = 20_000
-    """Locks and places in queues of all sessions of one user together."""
+    """Locks, ranges and places in queues of all sessions of one user together."""
     clock: Callable[[], float] = time.time

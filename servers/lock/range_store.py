@@ -23,6 +23,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     or_,
     select,
     update,
@@ -91,6 +92,7 @@ class RangeStore:
         others = ranges.is_exclusive & (ranges.session != bindparam("of_session"))
         same_kind = ranges.is_flock == bindparam("of_kind")
         self._of_inode = Prepared(select(*self._columns).where(of_inode))
+        self._any = Prepared(select(ranges.ino).where(of_inode).limit(literal_column("1")))
         self._near = Prepared(select(*self._columns).where(of_inode, same_kind, or_(touching, others)))
         self._count = Prepared(select(func.count()).where(of_inode, of_session))
         self._user_count = Prepared(
@@ -132,8 +134,7 @@ class RangeStore:
 
     def shared(self, connection: Connection, inos: Collection[int]) -> set[int]:
         """Those of ``inos`` of which anybody has ranges."""
-        query = select(self._ranges.c.ino).distinct().where(self._ranges.c.ino.in_(inos))
-        return set(connection.execute(query).scalars())
+        return {ino for ino in inos if self._any.run(connection, of_ino=ino).fetchone()}
 
     def inos_of(self, connection: Connection, session: int) -> list[int]:
         """The inodes of which the session has ranges, in order."""

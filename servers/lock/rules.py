@@ -156,7 +156,7 @@ class Rules:
             return
         count = self._store.count_of(turn.connection, user) + self._ranges.count_of(turn.connection, user)
         if count + more > most:
-            raise fail(errno.ENOLCK, f"a user has at most {most} locks and places in queues")
+            raise fail(errno.ENOLCK, f"a user has at most {most} locks, ranges and places in queues")
 
     def _grant(self, turn: Turn, gifts: Sequence[tuple[int, Who]]) -> list[LockRow]:
         """New locks under new tokens. The inodes are free and their new holders wait for them no more."""

@@ -64,6 +64,7 @@ class Route:
 
 
 FILE = 2
+RANGE = lock.Range(False, 1, 0, 9, True, 100)
 """The inode that the house has."""
 GRANT = b"no grant"
 OPS: list[directory.Op] = [
@@ -142,6 +143,10 @@ ROUTES = [
     Route("lock", "POST", "/v1/locks/acquire", Role.LOCK, [lock.Acquire(1, [5], 0.0)], True),
     Route("lock", "POST", "/v1/locks/release", Role.LOCK, [lock.Release(1, [lock.Held(FILE, 1)], [7])], True),
     Route("lock", "POST", "/v1/locks/renew", Role.LOCK, [lock.Renew(1)], True),
+    Route("lock", "POST", "/v1/locks/ranges/set", Role.LOCK, [lock.SetRange(1, FILE, RANGE)], True),
+    Route("lock", "POST", "/v1/locks/ranges/leave", Role.LOCK, [lock.LeaveRange(1, FILE, False, 1)], True),
+    Route("lock", "POST", "/v1/locks/ranges/ask", Role.LOCK, [lock.AskRange(FILE, RANGE)]),
+    Route("lock", "POST", "/v1/locks/ranges/restate", Role.LOCK, [lock.Restate(1, FILE, [RANGE])], True),
     Route("lock", "POST", "/v1/locks/break", Role.LOCK, [lock.Break(1, FILE)], True),
     Route("lock", "GET", "/v1/locks", Role.LOCK),
     Route("files", "PUT", "/v1/chunks/<chunk>", Role.FILES, [files.PutChunk(DATA)]),
