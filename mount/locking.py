@@ -6,6 +6,7 @@ commit. Whoever gets a lock sees what others have committed before, and whoever 
 committed: then the next one reads what he has written.
 """
 
+import errno
 import logging
 
 from mount.nodes import Handle, Node
@@ -26,16 +27,23 @@ class Locking(Opening):
     def lock(self, number: int, wanted: Range, *, waits: bool) -> RangeAnswer:
         """Takes a lock for its owner, or says what is in conflict; with ``waits`` once there is nothing.
 
-        Raises EDEADLK, ENOLCK, InterruptedError, and what stands in the way of a commit (of what was dirty
-        before the first lock, or under an exclusive one that is being given up).
+        Raises EDEADLK, ENOLCK, InterruptedError, what stands in the way of a commit (of what was dirty before
+        the first lock, or under an exclusive one that is being given up), and what keeps the newest version
+        from being seen; then the lock is not taken.
         """
         handle = self._handle(number)
         self._begin_sharing(handle.node)
         if not wanted.is_exclusive:
             self._commit_before_freeing(handle.node, wanted)
+        had_some = self._proxy.program_locks.has_some(handle.node.ino, wanted)
         answer = self._proxy.program_locks.take(handle.node.ino, wanted, number, waits=waits)
         if answer.conflict is None:
-            self._see_newest(handle)
+            try:
+                self._see_newest(handle)
+            except BaseException:
+                if not had_some:  # else the program believes that it has what it had: it has that and more
+                    self._proxy.program_locks.free(handle.node.ino, wanted)
+                raise
         return answer
 
     def unlock(self, number: int, gone: Range) -> None:
@@ -100,6 +108,8 @@ class Locking(Opening):
         try:
             attr = self._names.attr(node.ino, handle.caller, fresh=not self._names.is_exact)
         except OSError as error:
+            if error.errno != errno.ESTALE:  # then nobody else can open it, and make a version
+                raise
             log.info("inode %d has no way to it any more: %s", node.ino, error)
             return
         self._follower.follow(node, attr, handle.caller)
