@@ -20,6 +20,13 @@ log = logging.getLogger(__name__)
 class Locking(Opening):
     """Open files that programs can lock."""
 
+    def give_way(self, ino: int) -> None:
+        """Another mount's program has locked a file that is open here, and must commit: from here on it is
+        shared here too. Raises what stands in the way of a commit."""
+        node = self._table.peek(ino)
+        if node is not None:
+            self._begin_sharing(node)
+
     def node_of(self, number: int) -> Node:
         """What a handle is open of."""
         return self._handle(number).node
@@ -83,10 +90,9 @@ class Locking(Opening):
         super().release(number)
 
     def _begin_sharing(self, node: Node) -> None:
-        if node.is_shared:
-            return
+        """Again, as long as there is a lock to be given back: who came first may not have succeeded."""
         self._note_shared(node)  # who is about to become a writer sees it, and keeps no lock
-        if node.writers:
+        if node.writers and node.lock is not None:
             with node.gate:
                 self._committer.give_way_to_programs(node)
 

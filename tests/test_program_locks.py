@@ -1,6 +1,7 @@
 """Locks of programs, as the Vfs has them: what goes wrong between a mount, its programs and the services."""
 
 import errno
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from mount.program_locks import Owner
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
-from tests.support.vfs import WRITE, raises
+from tests.support.vfs import raises
 from wire.messages.lock import Range
 
 LAST_BYTE = 2**63 - 1
@@ -33,14 +34,14 @@ def two(stack: Stack, one: Client) -> Client:
 @pytest.fixture
 def here(one: Client) -> Iterator[int]:
     """The file, open on the first mount."""
-    with one.opened("/file", WRITE) as handle:
+    with one.opened("/file", os.O_RDWR) as handle:
         yield handle
 
 
 @pytest.fixture
 def there(two: Client, here: int) -> Iterator[int]:
     """The file, open on the second mount as well, as locks of programs make it possible."""
-    with two.opened("/file", WRITE) as handle:
+    with two.opened("/file", os.O_RDWR) as handle:
         yield handle
 
 
@@ -105,9 +106,23 @@ def test_threads_of_one_program_lock_at_the_same_time(one: Client, shared: int) 
     assert [range.first for range in locks._ranges(owner)] == [2 * number for number in numbers]
 
 
+def test_who_has_not_locked_yet_gives_way_to_who_has(
+    stack: Stack, one: Client, two: Client, shared: int, there: int
+) -> None:
+    assert takes(one, shared, record(0))
+    one.vfs.write(shared, 0, b"1")
+    unlocking = threading.Thread(target=one.vfs.unlock, args=(shared, record(0)))
+    unlocking.start()
+    wait_until(lambda: any(lock.queue for lock in stack.lock.service.locks().locks))
+    two.proxy.write_locks._renew()
+    unlocking.join()
+    assert takes(two, there, record(0))
+    assert two.pread(there, 0, 10) == b"1"
+
+
 def test_what_cannot_be_seen_is_not_locked(stack: Stack, one: Client, shared: int) -> None:
     two = stack.client(deadline_seconds=0.2)
-    with two.opened("/file", WRITE) as there:
+    with two.opened("/file", os.O_RDWR) as there:
         assert takes(two, there, record(0))
         two.vfs.unlock(there, record(0))
         stack.away(DIRECTORY)
