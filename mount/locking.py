@@ -6,6 +6,7 @@ commit. Whoever gets a lock sees what others have committed before, and whoever 
 committed: then the next one reads what he has written.
 """
 
+import errno
 import logging
 
 from mount.nodes import Handle, Node
@@ -19,6 +20,13 @@ log = logging.getLogger(__name__)
 class Locking(Opening):
     """Open files that programs can lock."""
 
+    def give_way(self, ino: int) -> None:
+        """Another mount's program has locked a file that is open here, and must commit: from here on it is
+        shared here too. Raises what stands in the way of a commit."""
+        node = self._table.peek(ino)
+        if node is not None:
+            self._begin_sharing(node)
+
     def node_of(self, number: int) -> Node:
         """What a handle is open of."""
         return self._handle(number).node
@@ -26,16 +34,23 @@ class Locking(Opening):
     def lock(self, number: int, wanted: Range, *, waits: bool) -> RangeAnswer:
         """Takes a lock for its owner, or says what is in conflict; with ``waits`` once there is nothing.
 
-        Raises EDEADLK, ENOLCK, InterruptedError, and what stands in the way of a commit (of what was dirty
-        before the first lock, or under an exclusive one that is being given up).
+        Raises EDEADLK, ENOLCK, InterruptedError, what stands in the way of a commit (of what was dirty before
+        the first lock, or under an exclusive one that is being given up), and what keeps the newest version
+        from being seen; then the lock is not taken.
         """
         handle = self._handle(number)
         self._begin_sharing(handle.node)
         if not wanted.is_exclusive:
             self._commit_before_freeing(handle.node, wanted)
+        had_some = self._proxy.program_locks.has_some(handle.node.ino, wanted)
         answer = self._proxy.program_locks.take(handle.node.ino, wanted, number, waits=waits)
         if answer.conflict is None:
-            self._see_newest(handle)
+            try:
+                self._see_newest(handle)
+            except BaseException:
+                if not had_some:  # else the program believes that it has what it had: it has that and more
+                    self._proxy.program_locks.free(handle.node.ino, wanted)
+                raise
         return answer
 
     def unlock(self, number: int, gone: Range) -> None:
@@ -75,10 +90,9 @@ class Locking(Opening):
         super().release(number)
 
     def _begin_sharing(self, node: Node) -> None:
-        if node.is_shared:
-            return
+        """Again, as long as there is a lock to be given back: who came first may not have succeeded."""
         self._note_shared(node)  # who is about to become a writer sees it, and keeps no lock
-        if node.writers:
+        if node.writers and node.lock is not None:
             with node.gate:
                 self._committer.give_way_to_programs(node)
 
@@ -100,6 +114,8 @@ class Locking(Opening):
         try:
             attr = self._names.attr(node.ino, handle.caller, fresh=not self._names.is_exact)
         except OSError as error:
+            if error.errno != errno.ESTALE:  # then nobody else can open it, and make a version
+                raise
             log.info("inode %d has no way to it any more: %s", node.ino, error)
             return
         self._follower.follow(node, attr, handle.caller)

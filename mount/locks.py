@@ -60,20 +60,23 @@ class WriteLock:
 
 class WriteLocks:
     """``reserve(n)`` gets fresh inode numbers from the directory; ``on_lost(ino)`` is told of locks that
-    the lock server does not know as ours any more (from the renewal thread: it must not block).
-    ``program_locks`` are renewed by the same calls."""
+    the lock server does not know as ours any more, ``on_shared(ino)`` of those that others wait for because
+    programs lock the inode for themselves (from the renewal thread: they must not block). ``program_locks``
+    are renewed by the same calls."""
 
     def __init__(
         self,
         client: LockClient,
         reserve: Callable[[int], list[int]],
         on_lost: Callable[[int], None],
+        on_shared: Callable[[int], None],
         program_locks: ProgramLocks,
         renew_seconds: float = LOCK_RENEW_SECONDS,
     ) -> None:
         self._client = client
         self._reserve = reserve
         self._on_lost = on_lost
+        self._on_shared = on_shared
         self._program_locks = program_locks
         self._renew_seconds = renew_seconds
         self._guard = threading.Condition()
@@ -267,25 +270,28 @@ class WriteLocks:
     def _renew_loop(self) -> None:
         while not self._stop.wait(self._renew_seconds):
             self._give_up_old_stock()
-            with self._guard:
-                known = {**self._held, **{lock.ino: lock for lock in self._stock}}
-                asked = set(self._asking)
-            if not known and not self._to_release and not self._program_locks.has_any():
-                self._wanted = frozenset()
-                continue
             try:
-                renewed = self._client.renew()
+                self._renew()
             except OSError as error:
                 log.info("the locks could not be renewed: %s", error)
-                continue
             except Exception:
                 log.exception("the locks could not be renewed")
-                continue
-            self._wanted = frozenset(renewed.wanted)
-            self._program_locks.renewed(renewed.ranged)
-            held = {(lock.ino, lock.token) for lock in renewed.held}
-            self._forget([lock for lock in known.values() if (lock.ino, lock.token) not in held])
-            self._give_back_unheard(renewed.held, asked)
+
+    def _renew(self) -> None:
+        with self._guard:
+            known = {**self._held, **{lock.ino: lock for lock in self._stock}}
+            asked = set(self._asking)
+        if not known and not self._to_release and not self._program_locks.has_any():
+            self._wanted = frozenset()
+            return
+        renewed = self._client.renew()
+        self._wanted = frozenset(renewed.wanted)
+        self._program_locks.renewed(renewed.ranged)
+        held = {(lock.ino, lock.token) for lock in renewed.held}
+        self._forget([lock for lock in known.values() if (lock.ino, lock.token) not in held])
+        self._give_back_unheard(renewed.held, asked)
+        for ino in renewed.shared:
+            self._on_shared(ino)
 
     def _give_up_old_stock(self) -> None:
         with self._guard:

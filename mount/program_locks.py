@@ -119,6 +119,10 @@ class ProgramLocks:
             ranges = self._slots.get(Owner.of(ino, within), {})
             return any(one.is_exclusive and overlap(one, within) for one in ranges)
 
+    def has_some(self, ino: int, within: Range) -> bool:
+        """Whether the owner has a lock of any of these bytes."""
+        return any(overlap(one, within) for one in self._ranges(Owner.of(ino, within)))
+
     def owners_through(self, ino: int, handle: int) -> list[Owner]:
         """Those who have locked through this open file last."""
         if not self._slots:
@@ -137,8 +141,8 @@ class ProgramLocks:
                 answer = self._ask(ino, wanted, POLL_SECONDS if waits else 0.0)
                 if answer.conflict is None:
                     self._note(ino, wanted, handle)
-                elif wanted.is_flock:  # which gives up what it had before it asks for the other kind
-                    self._set(Owner.of(ino, wanted), [])
+                else:
+                    self._note_refused(Owner.of(ino, wanted), wanted)
             if answer.conflict is None:
                 return answer
             if not waits:
@@ -155,10 +159,10 @@ class ProgramLocks:
         """Lets go of what the owner has of these bytes. What the server does not hear now it hears later, or
         it ends with the lease."""
         owner = Owner.of(ino, gone)
-        if not any(overlap(one, gone) for one in self._ranges(owner)):
+        if not self.has_some(ino, gone):
             return
         with self._freeing_of(ino), self._asked(ino):
-            self._set(owner, freed(self._ranges(owner), gone))
+            self._note_freed(owner, gone)
             try:
                 self._client.free_range(ino, gone)
             except OSError as error:
@@ -241,12 +245,24 @@ class ProgramLocks:
     def _note(self, ino: int, new: Range, handle: int) -> None:
         """Granted. Raises ENOLCK if no more can be remembered."""
         owner = Owner.of(ino, new)
-        self._handles[owner] = handle
         try:
-            self._set(owner, taken(self._ranges(owner), new))
+            with self._guard:  # other threads of the same program may be about other bytes
+                self._handles[owner] = handle
+                self._set(owner, taken(self._ranges(owner), new))
         except OSError as error:
             self.doubt([ino])
             raise fail(errno.ENOLCK, "this mount cannot remember more locks") from error
+
+    def _note_freed(self, owner: Owner, gone: Range) -> None:
+        with self._guard:
+            self._set(owner, freed(self._ranges(owner), gone))
+
+    def _note_refused(self, owner: Owner, wanted: Range) -> None:
+        """flock(2): "the existing lock is first removed, and then a new lock is established", or is not."""
+        if wanted.is_flock:
+            with self._guard:
+                same = [one for one in self._ranges(owner) if one.is_exclusive == wanted.is_exclusive]
+                self._set(owner, same)
 
     def _set(self, owner: Owner, ranges: Iterable[Range]) -> None:
         """The new ones are written down before the old ones go. Raises ENFILE; then nothing is changed."""
@@ -321,8 +337,7 @@ class ProgramLocks:
 
     def _lose(self, ino: int, lost: list[Range]) -> None:
         for one in lost:
-            owner = Owner.of(ino, one)
-            self._set(owner, freed(self._ranges(owner), one))
+            self._note_freed(Owner.of(ino, one), one)
         if lost:
             log.info("inode %d: %d locks of programs were lost", ino, len(lost))
         if any(one.is_exclusive for one in lost):

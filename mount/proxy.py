@@ -73,9 +73,14 @@ class Proxy:
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
         self.program_locks = ProgramLocks(self.lock, self.slate)
         self.write_locks = WriteLocks(
-            self.lock, self._reserve, lambda ino: self.on_lock_lost(ino), self.program_locks
+            self.lock,
+            self._reserve,
+            lambda ino: self.on_lock_lost(ino),
+            lambda ino: self.on_lock_shared(ino),
+            self.program_locks,
         )
         self.on_lock_lost: Callable[[int], None] = lambda _ino: None
+        self.on_lock_shared: Callable[[int], None] = lambda _ino: None
         self.on_renewal: Callable[[], None] = lambda: None
         """Called after each renewal of the tickets, which is at least once an hour."""
         self.uploads = ThreadPoolExecutor(TRANSFERS, "upload")

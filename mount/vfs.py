@@ -19,6 +19,7 @@ from mount.nodes import Handle
 from mount.proxy import Proxy
 from mount.takeover import take_over
 from mount.tree import Changes
+from mount.yielding import Yielder
 from wire.errors import Unavailable, fail
 from wire.limits import FILE_BYTES_MAX, OPS_MAX
 from wire.messages.common import Caller
@@ -53,6 +54,8 @@ class Vfs(Locking):
         """What ``is_able`` asks besides; a binding adds its own."""
         proxy.on_renewal = self._renew_holds
         proxy.program_locks.on_lost = self._on_program_lock_lost
+        self._yielder = Yielder(self.give_way)
+        proxy.on_lock_shared = self._yielder.ask
 
     def start(self) -> None:
         """Opens again what an earlier worker had open (mount.takeover), and starts the background write-back.
@@ -60,12 +63,14 @@ class Vfs(Locking):
         take_over(self._proxy, self._table, self._committer)
         self._committer.start()
         self._completer.start()
+        self._yielder.start()
         if self.calls.left():
             self._leftovers.start()
 
     def close(self) -> None:
         """Ends it. What cannot be written back now stays in the cache folder for the next mount."""
         self._leftovers.cancel()
+        self._yielder.close()
         self._completer.close()
         self.write_back_all()
         self._committer.close()

@@ -145,7 +145,8 @@ class LockService:
             expires = self._config.clock() + self._config.lease_seconds
             held = self._store.extend_all(turn.connection, ticket.session, expires)
             wanted = self._store.wanted(turn.connection, ticket.session)
-            return Renewed(held, wanted, self._ranges.renew(turn, ticket.session))
+            shared = sorted(self._range_store.shared(turn.connection, wanted))
+            return Renewed(held, wanted, shared, self._ranges.renew(turn, ticket.session))
 
         return self._once(Asked(ticket, counter, message.acked), run)
 

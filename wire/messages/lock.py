@@ -71,11 +71,13 @@ class Renew(msgspec.Struct, frozen=True):
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """``held`` is what the session has now: what it misses there, it has lost. Others wait for ``wanted``.
-    In ``ranged`` it has ranges."""
+    """``held`` is what the session has now: what it misses there, it has lost. Others wait for ``wanted``; of
+    those ``shared`` are locked by programs for themselves (some session has a range). In ``ranged`` it has
+    ranges."""
 
     held: list[Held]
     wanted: list[int]
+    shared: list[int]
     ranged: list[int]
 
 

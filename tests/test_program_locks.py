@@ -1,0 +1,132 @@
+"""Locks of programs, as the Vfs has them: what goes wrong between a mount, its programs and the services."""
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from mount.program_locks import Owner
+from tests.support.stack import DIRECTORY, Client, Stack
+from tests.support.times import wait_until
+from tests.support.vfs import raises
+from wire.messages.lock import Range
+
+LAST_BYTE = 2**63 - 1
+
+
+@pytest.fixture
+def one(stack: Stack) -> Client:
+    """A mount; it has made ``/file``."""
+    one = stack.client()
+    one.write("/file", b"0")
+    return one
+
+
+@pytest.fixture
+def two(stack: Stack, one: Client) -> Client:
+    """Another one."""
+    return stack.client()
+
+
+@pytest.fixture
+def here(one: Client) -> Iterator[int]:
+    """The file, open on the first mount."""
+    with one.opened("/file", os.O_RDWR) as handle:
+        yield handle
+
+
+@pytest.fixture
+def there(two: Client, here: int) -> Iterator[int]:
+    """The file, open on the second mount as well, as locks of programs make it possible."""
+    with two.opened("/file", os.O_RDWR) as handle:
+        yield handle
+
+
+def flock(is_exclusive: bool, owner: int = 1) -> Range:
+    """Of the whole file."""
+    return Range(True, owner, 0, LAST_BYTE, is_exclusive, 1)
+
+
+def record(first: int, size: int = 1, *, owner: int = 1) -> Range:
+    """An exclusive range."""
+    return Range(False, owner, first, first + size - 1, True, 1)
+
+
+def takes(client: Client, handle: int, wanted: Range) -> bool:
+    """Whether it is granted at once."""
+    return client.vfs.lock(handle, wanted, waits=False).conflict is None
+
+
+@pytest.fixture
+def shared(one: Client, here: int) -> int:
+    """``here``, of which a program has had a lock."""
+    assert takes(one, here, record(0))
+    one.vfs.unlock(here, record(0))
+    return here
+
+
+def settled(client: Client, ranged: list[int]) -> None:
+    """The lock server has said of which inodes it has ranges, and what differs was stated anew."""
+    locks = client.proxy.program_locks
+    locks.renewed(ranged)
+    wait_until(lambda: not locks._doubted and not locks._stated)
+
+
+def test_a_flock_that_could_not_be_changed_is_gone(one: Client, two: Client, shared: int, there: int) -> None:
+    assert takes(one, shared, flock(is_exclusive=False))
+    assert takes(two, there, flock(is_exclusive=False))
+    assert not takes(one, shared, flock(is_exclusive=True))
+    settled(one, ranged=[])
+    assert takes(two, there, flock(is_exclusive=True)), "nobody else has any"
+
+
+def test_threads_of_one_program_lock_at_the_same_time(one: Client, shared: int) -> None:
+    numbers = range(40)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(
+                target=lambda mine=mine: [
+                    takes(one, shared, record(2 * number)) for number in numbers[mine::4]
+                ]
+            )
+            for mine in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    locks, owner = one.proxy.program_locks, Owner(one.walk("/file").ino, False, 1)
+    assert [range.first for range in locks._ranges(owner)] == [2 * number for number in numbers]
+
+
+def test_who_has_not_locked_yet_gives_way_to_who_has(
+    stack: Stack, one: Client, two: Client, shared: int, there: int
+) -> None:
+    assert takes(one, shared, record(0))
+    one.vfs.write(shared, 0, b"1")
+    unlocking = threading.Thread(target=one.vfs.unlock, args=(shared, record(0)))
+    unlocking.start()
+    wait_until(lambda: any(lock.queue for lock in stack.lock.service.locks().locks))
+    two.proxy.write_locks._renew()
+    unlocking.join()
+    assert takes(two, there, record(0))
+    assert two.pread(there, 0, 10) == b"1"
+
+
+def test_what_cannot_be_seen_is_not_locked(stack: Stack, one: Client, shared: int) -> None:
+    two = stack.client(deadline_seconds=0.2)
+    with two.opened("/file", os.O_RDWR) as there:
+        assert takes(two, there, record(0))
+        two.vfs.unlock(there, record(0))
+        stack.away(DIRECTORY)
+        with raises(errno.ETIMEDOUT):
+            takes(two, there, record(0))
+        stack.back()
+        assert takes(one, shared, record(0))
