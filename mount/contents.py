@@ -171,12 +171,11 @@ class Contents(Tree):
         handle.next_write = end
 
     def _set_attributes(self, ino: int, changes: Changes, who: Caller | None) -> Attr:
-        """As above, with the next commit if that can be. Else times are set after a commit, which would set
-        them too."""
+        """As above, with the next commit if that can be. Else after a commit that would overrule it."""
         node = self._table.peek(ino)
         if node is not None and self._set_with_commit(node, changes, who):
             return node.shown_attr()
-        if changes.has_times:
+        if node is not None and (changes.has_times or node.pending):
             self._commit_before(ino)
         return super()._set_attributes(ino, changes, who)
 

@@ -27,6 +27,7 @@ from wire.errors import DfsError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+SEMANTICS = (ROOT / "docs" / "semantics.md").read_text()
 README = (ROOT / "README.md").read_text()
 FEED_ROUTES = [f"POST {path}" for path in PATHS]
 MODULES = [f"wire.messages.{name}" for name in ("common", "auth", "directory", "files", "lock")]
@@ -106,6 +107,19 @@ def test_no_route_is_documented_that_does_not_exist(apps: list[Flask]) -> None:
 def test_every_message_is_documented_with_all_of_its_fields(name: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \|", first_table(section(name)), re.MULTILINE)
     assert rows == list(structs()[name].__struct_encode_fields__)
+
+
+def test_every_test_that_the_semantics_are_shown_by_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", SEMANTICS))
+    assert len(named) > 50
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert not {name for name in named if f"\ndef {name}(" not in tests}
+
+
+def test_each_sentence_of_the_semantics_is_shown_by_a_test() -> None:
+    told = SEMANTICS.partition("## Opening")[2].partition("## Limits")[0]
+    points = re.split(r"^(?:- |#+ )", told, flags=re.MULTILINE)
+    assert not [point for point in points if len(point) > 60 and "`test_" not in point]
 
 
 def test_every_error_is_documented() -> None:

@@ -73,3 +73,15 @@ def test_times_that_another_user_sets_are_not_lost_with_the_commit(stack: Stack)
         mount.set("/file", Changes(atime=5, mtime=6), alice)
     attr = mount.walk("/file", fresh=True)
     assert (attr.atime, attr.mtime, attr.size) == (5, 6, 3)
+
+
+def test_a_mode_is_not_overruled_by_an_earlier_one_that_waits_for_the_commit(client: Client) -> None:
+    with client.opened("/file", WRITE | os.O_CREAT) as handle:
+        ino = client.vfs.inode_of(handle)
+        client.vfs.write(handle, 0, b"content")
+        client.vfs.setattr(ino, Changes(mode=0o640), None)
+        client.vfs.flush(handle)
+        client.vfs.write(handle, 0, b"more")
+        client.vfs.setattr(ino, Changes(mode=0o600, mtime=5), None)
+        client.vfs.setattr(ino, Changes(mode=0o644), None)
+    assert client.walk("/file", fresh=True).mode & 0o777 == 0o644

@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
         for place in places:
             for way in (os.stat, os.lstat):
                 with suppress(OSError):
-                    found.add(way(self.here + place).st_ino)
+                    found.add(way((self.here + place).rstrip("/")).st_ino)
         return found
 
     def _mount(self, wanted: int, *places: str) -> int | None:
