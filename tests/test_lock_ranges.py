@@ -355,7 +355,7 @@ def test_renewing_keeps_all_ranges_and_says_where_they_are(house: LockRealm) -> 
     alice.free_range(3, write())
     for _ in range(3):
         house.pass_time(LEASE - 1)
-        assert alice.renew() == Renewed([], [], [1, 2])
+        assert alice.renew() == Renewed([], [], [], [1, 2])
     assert bob.renew().ranged == []
 
 
