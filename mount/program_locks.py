@@ -26,7 +26,7 @@ from mount import interruption
 from mount.slate import ProgramLock, Slate
 from wire.errors import fail
 from wire.messages.lock import Range, RangeAnswer
-from wire.ranges import freed, overlap, taken
+from wire.ranges import WHOLE, overlap, with_range, without
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,6 @@ LEAVE_AGAIN_SECONDS = 0.05
 
 DOUBT_SECONDS = 1.0
 """How long after a failure what is in doubt is stated again."""
-
-LAST_BYTE = 2**63 - 1
 
 _REFUSALS = frozenset({errno.EDEADLK, errno.ENOLCK, errno.EPERM, errno.EACCES, errno.EINVAL})
 """What the server says when it has changed nothing."""
@@ -61,7 +59,7 @@ class Owner(NamedTuple):
 
     def everything(self) -> Range:
         """All that he can have."""
-        return Range(self.is_flock, self.number, 0, LAST_BYTE, False, 0)
+        return Range(self.is_flock, self.number, 0, WHOLE, False, 0)
 
 
 class ProgramLocks:
@@ -162,7 +160,7 @@ class ProgramLocks:
         if not self.has_some(ino, gone):
             return
         with self._freeing_of(ino), self._asked(ino):
-            self._note_freed(owner, gone)
+            self._note_without(owner, gone)
             try:
                 self._client.free_range(ino, gone)
             except OSError as error:
@@ -232,7 +230,7 @@ class ProgramLocks:
             self._handles[owner] = lock.handle
         for _, lock in found:
             owner = Owner.of(lock.ino, lock.range)
-            self._set(owner, taken(self._ranges(owner), lock.range))
+            self._set(owner, with_range(self._ranges(owner), lock.range))
         self._doubted = self._inos()
 
     def _inos(self) -> set[int]:
@@ -248,14 +246,14 @@ class ProgramLocks:
         try:
             with self._guard:  # other threads of the same program may be about other bytes
                 self._handles[owner] = handle
-                self._set(owner, taken(self._ranges(owner), new))
+                self._set(owner, with_range(self._ranges(owner), new))
         except OSError as error:
             self.doubt([ino])
             raise fail(errno.ENOLCK, "this mount cannot remember more locks") from error
 
-    def _note_freed(self, owner: Owner, gone: Range) -> None:
+    def _note_without(self, owner: Owner, gone: Range) -> None:
         with self._guard:
-            self._set(owner, freed(self._ranges(owner), gone))
+            self._set(owner, without(self._ranges(owner), gone))
 
     def _note_refused(self, owner: Owner, wanted: Range) -> None:
         """flock(2): "the existing lock is first removed, and then a new lock is established", or is not."""
@@ -337,7 +335,7 @@ class ProgramLocks:
 
     def _lose(self, ino: int, lost: list[Range]) -> None:
         for one in lost:
-            self._note_freed(Owner.of(ino, one), one)
+            self._note_without(Owner.of(ino, one), one)
         if lost:
             log.info("inode %d: %d locks of programs were lost", ino, len(lost))
         if any(one.is_exclusive for one in lost):

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from servers.lock.ranges import WHOLE, Claim, Stock, conflict_of, covers, of_owner, with_range, without
+from servers.lock.ranges import Claim, Stock, conflict_of, covers, of_owner
 from tests.support.lock import LockRealm
 from wire.messages.lock import Range
+from wire.ranges import WHOLE, with_range, without
 
 OWNERS = 3
 PID = 100

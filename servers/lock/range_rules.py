@@ -20,13 +20,12 @@ from servers.lock.ranges import (
     covers,
     in_normal_form,
     of_owner,
-    with_range,
-    without,
 )
 from servers.lock.rules import Turn, Who
 from wire.errors import fail
 from wire.limits import RANGES_MAX
 from wire.messages.lock import AskRange, LeaveRange, Range, RangeAnswer, Restate, Restated, SetRange
+from wire.ranges import with_range, without
 
 log = logging.getLogger(__name__)
 

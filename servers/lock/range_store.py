@@ -30,8 +30,9 @@ from sqlalchemy import (
 )
 
 from servers.database import Prepared
-from servers.lock.ranges import WHOLE, Claim
+from servers.lock.ranges import Claim
 from wire.messages.lock import Range
+from wire.ranges import WHOLE
 
 
 class RangeRow(NamedTuple):

@@ -10,13 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from wire.errors import BadMessage
 from wire.messages.lock import Range
-
-WHOLE = 2**63 - 1
-"""The last byte that a range can have: with 0 as the first, all of the file."""
+from wire.ranges import in_order, merged, overlap
 
 
 class Owner(NamedTuple):
@@ -37,11 +33,6 @@ class Claim(NamedTuple):
     def owner(self) -> Owner:
         """Whose it is."""
         return Owner(self.session, self.range.is_flock, self.range.owner)
-
-
-def overlap(one: Range, other: Range) -> bool:
-    """Whether they have a byte in common."""
-    return one.first <= other.last and other.first <= one.last
 
 
 def in_conflict(one: Claim, other: Claim) -> bool:
@@ -66,7 +57,7 @@ def _nearness(held: Range, wanted: Range) -> tuple[bool, int]:
 
 def of_owner(held: Iterable[Claim], owner: Owner) -> list[Range]:
     """The ranges of ``held`` that are ``owner``'s, in order."""
-    return _in_order(claim.range for claim in held if claim.owner == owner)
+    return in_order(claim.range for claim in held if claim.owner == owner)
 
 
 def covers(mine: Sequence[Range], wanted: Range) -> bool:
@@ -78,36 +69,16 @@ def covers(mine: Sequence[Range], wanted: Range) -> bool:
     return missing > wanted.last
 
 
-def without(mine: Iterable[Range], freed: Range) -> list[Range]:
-    """What an owner has left of ``mine`` without the bytes of ``freed``, in order."""
-    left: list[Range] = []
-    for range in mine:
-        if not overlap(range, freed):
-            left.append(range)
-            continue
-        if range.first < freed.first:
-            left.append(replace(range, last=freed.first - 1))
-        if range.last > freed.last:
-            left.append(replace(range, first=freed.last + 1))
-    return _in_order(left)
-
-
-def with_range(mine: Iterable[Range], put: Range) -> list[Range]:
-    """``mine`` with ``put`` in place of what the owner had of its bytes, in order; neighbours that are alike
-    become one."""
-    return _merged(_in_order([*without(mine, put), put]))
-
-
 def in_normal_form(ranges: Iterable[Range]) -> list[Range]:
     """Ranges of any owners, with neighbours of one owner that are alike made one. Raises BadMessage if two of
     one owner overlap."""
     of_owners: defaultdict[tuple[bool, int], list[Range]] = defaultdict(list)
-    for range in _in_order(ranges):
+    for range in in_order(ranges):
         mine = of_owners[range.is_flock, range.owner]
         if mine and overlap(mine[-1], range):
             raise BadMessage(f"two ranges of owner {range.owner} overlap")
         mine.append(range)
-    return [range for mine in of_owners.values() for range in _merged(mine)]
+    return [range for mine in of_owners.values() for range in merged(mine)]
 
 
 class Stock:
@@ -159,22 +130,3 @@ class _Spans:
     def contain(self, range: Range) -> bool:
         before = bisect_right(self._firsts, range.first)
         return before > 0 and self._lasts[before - 1] >= range.last
-
-
-def _merged(ranges: Iterable[Range]) -> list[Range]:
-    merged: list[Range] = []
-    for range in ranges:
-        if merged and _are_one(merged[-1], range):
-            merged[-1] = replace(merged[-1], last=range.last)
-        else:
-            merged.append(range)
-    return merged
-
-
-def _are_one(lower: Range, upper: Range) -> bool:
-    alike = lower.is_exclusive == upper.is_exclusive and lower.pid == upper.pid
-    return alike and lower.last + 1 == upper.first
-
-
-def _in_order(ranges: Iterable[Range]) -> list[Range]:
-    return sorted(ranges, key=lambda range: range.first)
