@@ -163,6 +163,7 @@ def test_space_counts_replicas_once(sizes: list[int], copies: int, fits: int) ->
 def test_statfs_counts_what_lives(world: World) -> None:
     a, b, c = (world.join(free=60 * GIB) for _ in range(3))
     world.file(on=[a])
+    world.unlink(world.file(on=[a]))
     assert world.storage.statfs() == Statfs(150 * GIB, 90 * GIB, 1)
     world.sleep(11, beating=[a, b])
     assert world.storage.statfs().total_bytes == 100 * GIB

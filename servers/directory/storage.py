@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, literal_column, select
 
 from servers.database import Database
 from servers.directory import chunks, collection, fileserver_rows, inventories
@@ -118,13 +118,13 @@ class Storage:
         return Placement(addresses, self._config.suspect_seconds)
 
     def statfs(self) -> Statfs:
-        """What living servers can hold, replicas counted once."""
+        """What living servers can hold, replicas counted once; and the inodes that have a name."""
         now = self._now()
         living = self._servers.living(now)
         counted, number = self._inodes
         if now - counted > INODES_SECONDS:
             with self._database.read() as connection:
-                number = connection.scalar(select(func.count()).select_from(inodes)) or 0
+                number = _named_inodes(connection)
             self._inodes = (now, number)
         copies = self._config.replicas
         return Statfs(
@@ -254,3 +254,10 @@ class Storage:
 
     def _now(self) -> float:
         return self._config.clock_ns() / 1e9
+
+
+def _named_inodes(connection: Connection) -> int:
+    """All but those without a name, for which there is an index."""
+    every = select(func.count()).select_from(inodes)
+    nameless = every.where(inodes.c.nlink == literal_column("0"))
+    return (connection.scalar(every) or 0) - (connection.scalar(nameless) or 0)
