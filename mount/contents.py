@@ -217,7 +217,7 @@ class Contents(Tree):
 
     def _check_writable(self, node: Node) -> None:
         node.check()
-        if node.lock_lost:
+        if node.lock_lost and not node.is_shared:  # else the next commit does so
             self._committer.regain(node)
 
     def flush(self, number: int) -> int:

@@ -263,7 +263,8 @@ class Tree:
         cost no call of their own. An owner that does not change costs none either."""
         with node.guard:
             node.rescan()
-            if node.lock is None or not (node.copy.dirty or node.pending) or who != node.caller:
+            is_to_come = node.lock is not None or node.is_shared
+            if not is_to_come or not (node.copy.dirty or node.pending) or who != node.caller:
                 return False  # the commit is made in the name of who opened for writing
             if not is_owner(self._who(who), node.attr):
                 return False

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mount.program_locks import Owner
+from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import raises
@@ -118,6 +119,21 @@ def test_who_has_not_locked_yet_gives_way_to_who_has(
     unlocking.join()
     assert takes(two, there, record(0))
     assert two.pread(there, 0, 10) == b"1"
+
+
+def test_a_time_that_is_set_after_a_write_stays(one: Client, shared: int) -> None:
+    assert takes(one, shared, record(0))
+    one.vfs.write(shared, 0, b"1")
+    one.set("/file", Changes(mtime=10**9))
+    one.vfs.unlock(shared, record(0))
+    assert one.walk("/file", fresh=True).mtime == 10**9
+
+
+def test_no_write_lock_is_kept_after_one_was_lost(stack: Stack, one: Client, shared: int) -> None:
+    ino = one.walk("/file").ino
+    one.proxy.on_lock_lost(ino)  # during a commit
+    one.vfs.write(shared, 0, b"1")
+    assert ino not in stack.lock_holders()
 
 
 def test_what_cannot_be_seen_is_not_locked(stack: Stack, one: Client, shared: int) -> None:
