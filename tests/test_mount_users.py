@@ -1,4 +1,4 @@
-"""Several local users in one trusted mount, through the kernel and both bindings."""
+"""Several local users in one trusted mount, and sparse files: through the kernel and both bindings."""
 
 import os
 import subprocess
@@ -74,6 +74,15 @@ def test_supplementary_groups_count(place: Path) -> None:
     assert run(place, MEMBER, read).split() == ["ours", "4001"]
     denied = "try: open('team/file')\nexcept OSError as error: print(error.errno)"
     assert run(place, STRANGER, denied) == "13"
+
+
+def test_holes_are_found(place: Path) -> None:
+    with (place / "sparse").open("wb") as file:
+        file.truncate(9 << 20)
+        file.write(b"data")
+        file.flush()
+        assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
+        assert 4 <= os.lseek(file.fileno(), 0, os.SEEK_HOLE) <= 4 << 20
 
 
 def test_of_very_many_groups_the_first_ones_count() -> None:

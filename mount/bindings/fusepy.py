@@ -101,6 +101,10 @@ class _Libfuse(mfusepy.FUSE):
         done: int = self.operations.vfs.write(fip.contents.fh, offset, data)
         return done
 
+    def lseek(self, path: bytes | None, offset: int, whence: int, fip: Any) -> int:
+        found: int = self.operations.vfs.seek(fip.contents.fh, offset, whence)
+        return found
+
     def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
         return self.rename_with(old, new, flags)
 
@@ -455,6 +459,10 @@ class _Operations(mfusepy.Operations):
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
         self.vfs.fallocate(fh.fh, mode, offset, size)
         return 0
+
+    def lseek(self, path: str, offset: int, whence: int, fh: int) -> int:
+        """There for mfusepy to see that the operation exists; it goes past this one (see _Libfuse)."""
+        return self.vfs.seek(fh, offset, whence)
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
         """A change of a name is durable when it is answered."""

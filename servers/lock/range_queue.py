@@ -27,10 +27,10 @@ from servers.lock.ranges import Claim, Owner, conflict_of, covers, in_conflict, 
 INSISTS_COUNT = 5
 """So many refusals of one claim without a pause are insistence."""
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
 """Who lets so much time go by between two requests begins to count anew."""
 
-INSISTENT_SECONDS = 0.5
+INSISTENT_SECONDS = 1.0
 """How long who insists, and does not wait, has a place after he has asked: when he gives up, nobody is there
 who keeps others away."""
 
