@@ -245,14 +245,19 @@ def test_the_file_of_who_waits_can_be_renamed_and_removed(
         other.answer()
 
 
-def test_a_lock_of_an_open_file_is_forgotten_with_it(here: Program, there: Program) -> None:
+def test_a_lock_of_an_open_file_is_forgotten_with_it(
+    here: Program, there: Program, one: RealMount, name: str
+) -> None:
     lock = "fcntl.fcntl(f, fcntl.F_OFD_SETLK, __import__('struct').pack('hhqqi', fcntl.F_WRLCK, 0, 0, 0, 0))"
     here.do(lock)
     with pytest.raises(BlockingIOError):
         lockf(there, SHARED | AT_ONCE)
     here.do("[os.close(f), f := os.open(os.devnull, os.O_RDONLY)]")
     lockf(there, SHARED)
-    assert there.do(WHOSE.replace("F_RDLCK", "F_WRLCK")) == str((fcntl.F_UNLCK, 0, 0, 0, 0))
+    lockf(there, FREE)
+    with Program() as neighbour:
+        opened(neighbour, one, name)
+        assert neighbour.do(WHOSE) == str((fcntl.F_UNLCK, 0, 0, 0, 0))
 
 
 _COUNT = """
