@@ -1,5 +1,6 @@
 """What programs do here, they do as in a local directory: see tests/support/oracle."""
 
+import mmap
 import os
 from collections.abc import Iterator
 
@@ -57,3 +58,15 @@ def test_one_file_is_written_through_two_mounts_in_turn(native: World, seed: int
     except BaseException:
         print(f"seed {seed}\n" + "\n".join(exerciser.said))
         raise
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDONLY | os.O_APPEND, os.O_WRONLY, os.O_RDWR])
+def test_what_was_mapped_does_not_come_into_a_file_that_open_truncates(native: World, flags: int) -> None:
+    path = native.mounts[0] / f"truncated-{flags}"
+    with path.open("w+b") as file:
+        os.truncate(path, 5000)
+        with mmap.mmap(file.fileno(), 5000) as mapped:
+            mapped[100:101] = b"x"
+            os.close(os.open(path, flags | os.O_TRUNC))
+            assert path.stat().st_size == 0
+    assert path.read_bytes() == b""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
+from mount.bindings.native.notifications import ALL
 from mount.bindings.native.passthrough import PASSTHROUGH
 from mount.bindings.native.protocol import Fopen, Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
@@ -49,6 +50,9 @@ class Files:
     def open(self, request: Request) -> Answer:
         """open(2) of what the kernel believes a path to name."""
         asked = protocol.OPEN_IN.read(request.body)
+        if asked.flags & os.O_TRUNC and self._the.inodes.is_open(request.nodeid):
+            # What was written through maps comes now, and not into the file that is truncated.
+            self._the.notifications.drop(request.nodeid, ALL)
         if not self._may_be_refused(request.nodeid, asked.flags):
             return self._opened(self._open_inode(request, asked.flags))
         handle = self._open_inode(request, asked.flags & ~os.O_TRUNC)

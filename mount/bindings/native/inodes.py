@@ -276,6 +276,12 @@ class Inodes:
                     record.pages, record.moves = version, moves
         return done
 
+    def is_open(self, ino: int) -> bool:
+        """Whether any file of the inode is open, or mapped still."""
+        with self._guard:
+            record = self._records.get(ino)
+            return record is not None and record.open > 0
+
     def committed(self, node: Node) -> None:
         """What was written to a file here may have become a version."""
         version, moves = node.shown

@@ -369,8 +369,13 @@ class Machine(RuleBasedStateMachine):
         def run(root: str) -> None:
             found.append(os.open(root + place, flags, mode))
 
-        if failed(self._do(mount, user, [place], run)):
-            return
+        try:
+            if failed(self._do(mount, user, [place], run)):
+                return
+        except AssertionError:
+            for descriptor in found:
+                os.close(descriptor)
+            raise
         status = os.fstat(found[1])
         kind = stat.S_IFMT(status.st_mode)
         one = Opened(mount, found[0], found[1], flags, status.st_ino, kind == stat.S_IFDIR)
