@@ -18,6 +18,9 @@ settings.load_profile("dfs")
 
 LONG = (
     "test_mount_",
+    "test_oracle",
+    "test_never_stale",
+    "test_two_writers",
     "test_supervisor",
     "test_examples",
     "test_stack_faults",
