@@ -18,6 +18,9 @@ from tests.support.same_tree import COPIES, differences
 SECONDS = 300.0
 WHEN = "1500000000 +0000"
 
+SETTINGS = ("GIT_", "PYTHON", "MAKE", "MFLAGS")
+"""How variables begin by which whoever runs the tests tells his programs something."""
+
 
 class Sides:
     """``local`` and ``mounts`` are the folders. Programs have their settings in ``home``, and find none."""
@@ -34,7 +37,7 @@ class Sides:
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home),
         }
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHON"))}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
         self.environment = kept | names | settings | {"TERM": "dumb"}
 
     @property
