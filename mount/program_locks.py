@@ -308,7 +308,7 @@ class ProgramLocks:
                 self._guard.wait_for(lambda: self._doubted or self._stopping)
                 if self._stopping:
                     return
-                ino = self._doubted.pop()
+                ino = self._stated = self._doubted.pop()
             try:
                 self._state(ino)
             except Exception as error:
@@ -320,8 +320,8 @@ class ProgramLocks:
                     self._guard.wait_for(lambda: self._stopping, DOUBT_SECONDS)
 
     def _state(self, ino: int) -> None:
+        """``_stated`` is the inode already."""
         with self._guard:
-            self._stated = ino
             # Who waits has his request held back for POLL_SECONDS at most.
             self._guard.wait_for(lambda: not self._asking[ino] or self._stopping)
             ranges = [one for owner in self._slots if owner.ino == ino for one in self._slots[owner]]

@@ -165,5 +165,5 @@ class World:
 def inode_row(ino: int, now: int) -> dict[str, object]:
     zeros = dict.fromkeys(("uid", "gid", "rdev", "size", "xattrs", "token"), 0)
     times = dict.fromkeys(("atime", "mtime", "ctime", "version", "change"), now)
-    nothing = {"parent": None, "target": None, "acl": b""}
+    nothing = {"parent": None, "target": None, "acl": b"", "holes": 0}
     return {"ino": ino, "mode": 0o100644, "nlink": 1, **nothing, **zeros, **times}
