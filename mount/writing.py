@@ -20,7 +20,8 @@ from wire.messages.directory import Attr, Drop, OpenWrite
 log = logging.getLogger(__name__)
 
 LET_GO_SECONDS = 1.0
-"""Even a mount that does not wait for locks gives a holder this long: closing releases in the background."""
+"""Even a mount that does not wait for locks, and an open with O_NONBLOCK (truncate(1) has it), gives a holder
+this long: closing releases in the background."""
 
 WAITERS_MAX = 40
 """Opens that wait for locks at the same time; a binding must have more threads than that."""
@@ -41,7 +42,8 @@ class Writing(Ranges):
 
     def _begin_writing(self, node: Node, flags: int, who: Caller | None) -> None:
         reads = flags & os.O_ACCMODE != os.O_WRONLY
-        wait_seconds = 0.0 if flags & os.O_NONBLOCK else max(self._lock_wait_seconds, LET_GO_SECONDS)
+        no_wait = bool(flags & os.O_NONBLOCK)
+        wait_seconds = LET_GO_SECONDS if no_wait else max(self._lock_wait_seconds, LET_GO_SECONDS)
         try:
             with self._entered(node, wait_seconds) as left_seconds:
                 if node.failure is not None and node.writers == 0:
@@ -53,7 +55,7 @@ class Writing(Ranges):
                 if node.is_shared:
                     self._give_way_again(node)
         except Busy as error:
-            if flags & os.O_NONBLOCK:
+            if no_wait:
                 raise fail(errno.EWOULDBLOCK, error.detail) from error
             raise
 

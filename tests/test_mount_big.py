@@ -15,7 +15,7 @@ from tests.support.realm import RealRealm
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="there is no /dev/fuse")
 
-ENTRIES = 20_000
+ENTRIES = 8_000
 TIB = 1 << 40
 
 

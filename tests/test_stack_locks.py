@@ -40,6 +40,19 @@ def test_who_waits_is_let_in_when_the_other_closes(stack: Stack) -> None:
     assert one.read("/file") == b"one two"
 
 
+def test_an_open_that_must_not_block_waits_for_a_close_that_is_under_way(stack: Stack) -> None:
+    """truncate(1) opens so, and the command before it may have been on another machine."""
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", MAKE)
+    one.vfs.flush(handle)
+    closing = threading.Timer(0.1, one.vfs.release, [handle])
+    closing.start()
+    with two.opened("/file", WRITE | os.O_NONBLOCK) as other:
+        two.vfs.write(other, 0, b"two")
+    closing.join()
+    assert one.read("/file") == b"two"
+
+
 def test_a_lost_lock_is_taken_again_if_nobody_wrote(stack: Stack) -> None:
     one, two = stack.client(), stack.client()
     with one.opened("/file", MAKE) as handle:
