@@ -41,24 +41,23 @@ class HttpWire:
             return self._send_over_tls(method, url, headers, body, silence_seconds)
         host, head = self._begin(method, url, headers, body)
         connection = host.connect(min(CONNECT_SECONDS, silence_seconds))
+        response = HTTPResponse(connection, method=method)
+        is_kept = False
         try:
             connection.settimeout(silence_seconds)
             _send(connection, head, body)
-            response = HTTPResponse(connection, method=method)
             response.begin()
             is_bounded = response.length is not None and response.length <= BODY_BYTES_MAX
             data = response.read() if is_bounded else response.read(BODY_BYTES_MAX + 1)
+            is_kept = is_bounded and not response.will_close
         except (OSError, HTTPException) as error:
-            connection.close()
             raise ReplyLost(f"the connection to {url} broke: {error or type(error).__name__}") from error
-        except BaseException:
-            connection.close()
-            raise
-        if is_bounded and not response.will_close:
-            host.keep(connection)
-        else:
-            response.close()
-            connection.close()
+        finally:
+            if is_kept:
+                host.keep(connection)
+            else:
+                response.close()  # it has the socket open as well
+                connection.close()
         return Answer(response.status, response.headers.get("Content-Type") == SEALED, data)
 
     def _begin(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple["_Host", bytes]:

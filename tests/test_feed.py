@@ -22,21 +22,24 @@ T = TypeVar("T")
 LONG_SECONDS = 20.0
 """A lease that no test waits for."""
 
+PATIENCE_SECONDS = 20.0
+"""A busy machine is silent for longer than a mount would wait."""
+
 
 class Listener:
     """A mount's feed: it drops at once what it is told of."""
 
     def __init__(self, user: User) -> None:
         self.user = user
-        user.feed.find()
-        self.told = user.feed.poll(Poll(0, 0, False))
+        user.feed.find(PATIENCE_SECONDS)
+        self.told = user.feed.poll(Poll(0, 0, False), PATIENCE_SECONDS)
         self.dropped: list[int] = []
         self.poll()
 
     def poll(self, wait_seconds: float = 0.0, *, seen: int | None = None) -> Told:
         """Polls once."""
         poll = Poll(self.told.feed, self.told.last if seen is None else seen, True, wait_seconds)
-        self.told = self.user.feed.poll(poll)
+        self.told = self.user.feed.poll(poll, PATIENCE_SECONDS)
         self.dropped += self.told.inos
         return self.told
 

@@ -140,12 +140,16 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, secret
 
 
-def test_silence_is_a_lost_reply(wire: HttpWire) -> None:
-    is_over = threading.Event()
-    with server(lambda _connection: is_over.wait(10.0)) as url:
-        with pytest.raises(ReplyLost):
-            wire.send("GET", f"{url}/x", {}, b"", 0.1)
-        is_over.set()
+def test_silence_is_a_lost_reply_and_ends_the_connection(wire: HttpWire) -> None:
+    heard: list[bytes] = []
+
+    def wait_for_the_end(connection: socket.socket) -> None:
+        connection.settimeout(10.0)
+        heard.append(connection.recv(1))
+
+    with pytest.raises(ReplyLost) as lost, server(wait_for_the_end) as url:
+        wire.send("GET", f"{url}/x", {}, b"", 0.1)
+    assert heard == [b""], lost  # which has the frames of the call, and all that they know
 
 
 def test_an_answer_that_breaks_off_is_a_lost_reply(wire: HttpWire) -> None:
