@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -39,7 +39,7 @@ from sqlalchemy.dialects.sqlite import insert
 from servers.database import Database, Prepared, sqlite_url
 from servers.files.config import FilesConfig
 from servers.files.disk import ChunkFiles
-from wire.chunking import fits
+from wire.chunking import CHUNK_ID_BYTES, fits
 from wire.errors import fail
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,13 @@ Index("chunks_sizes", _chunks.c.size)
 _ADD = Prepared(insert(_chunks).on_conflict_do_nothing(), ["id", "size", "stored_at", "data"])
 _RENEW = Prepared(update(_chunks).where(_chunks.c.id == bindparam("of")), ["size", "stored_at", "data"])
 _FIND = Prepared(select(_chunks.c.size, _chunks.c.data).where(_chunks.c.id == bindparam("of")))
+
+# 256 times at a start.
+_FILES = Prepared(
+    select(_chunks.c.id).where(
+        _chunks.c.id.between(bindparam("first"), bindparam("last")), _chunks.c.data.is_(None)
+    )
+)
 
 
 class State(Enum):
@@ -282,23 +289,19 @@ class ChunkStore:
 
     def _reconcile(self) -> None:
         """Makes rows and files agree, a folder at a time."""
-        for first_byte in range(256):
-            on_disk = set(self._files.ids(first_byte))
-            in_rows = set(self._ids_of_files(first_byte))
-            for chunk_id in on_disk - in_rows:
-                self._adopt(chunk_id)
-            for chunk_id in in_rows - on_disk:
-                log.warning("the file of chunk %s is gone; the inventory will say so", chunk_id.hex())
-                gone = delete(_chunks).where(_chunks.c.id == chunk_id)
-                self._database.write(partial(Connection.execute, statement=gone))
-
-    def _ids_of_files(self, first_byte: int) -> Iterator[bytes]:
-        first = bytes([first_byte])
-        query = select(_chunks.c.id).where(_chunks.c.id >= first, _chunks.c.data.is_(None))
-        if first_byte < 255:
-            query = query.where(_chunks.c.id < bytes([first_byte + 1]))
         with self._database.read() as connection:
-            yield from connection.execute(query).scalars()
+            for first_byte in range(256):
+                self._reconcile_folder(
+                    set(self._files.ids(first_byte)), _ids_of_files(connection, first_byte)
+                )
+
+    def _reconcile_folder(self, on_disk: set[bytes], in_rows: set[bytes]) -> None:
+        for chunk_id in on_disk - in_rows:
+            self._adopt(chunk_id)
+        for chunk_id in in_rows - on_disk:
+            log.warning("the file of chunk %s is gone; the inventory will say so", chunk_id.hex())
+            gone = delete(_chunks).where(_chunks.c.id == chunk_id)
+            self._database.write(partial(Connection.execute, statement=gone))
 
     def _adopt(self, chunk_id: bytes) -> None:
         size = self._files.size(chunk_id) or 0
@@ -314,6 +317,12 @@ class ChunkStore:
         else:  # it is damaged, or a row has its content
             self._files.remove(chunk_id)
         log.info("a file without a row was %s: %s", "kept" if adopted else "removed", chunk_id.hex())
+
+
+def _ids_of_files(connection: Connection, first_byte: int) -> set[bytes]:
+    first = bytes([first_byte])
+    found = _FILES.run(connection, first=first, last=first + b"\xff" * CHUNK_ID_BYTES)
+    return {chunk_id for (chunk_id,) in found.fetchall()}
 
 
 def verify(chunk_id: bytes, data: bytes) -> None:
