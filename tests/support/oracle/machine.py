@@ -357,7 +357,6 @@ class Machine(RuleBasedStateMachine):
         more=st.sampled_from([0, os.O_EXCL]),
     )
     def open_nameless(self, mount: int, user: int, place: str, mode: int, more: int) -> None:
-        return
         self._open(mount, user, place, os.O_TMPFILE | os.O_RDWR | more, mode)
 
     def _open(self, wanted: int, user: int, place: str, flags: int, mode: int) -> None:
