@@ -22,7 +22,7 @@ import msgspec
 
 from clients.session import Numbering
 from mount.slate import Call, Slate
-from wire.messages.directory import Create, Op, OpenWrite
+from wire.messages.directory import Create, CreateNameless, Op, OpenWrite
 
 
 class _Current(threading.local):
@@ -123,7 +123,7 @@ class Calls:
         """What decides under which number ``op`` is sent, given a fresh one; None if that may be any."""
         if not self._current.unique or isinstance(op, OpenWrite):
             return None
-        kind, ino = type(op).__name__, op.ino if isinstance(op, Create) else 0
+        kind, ino = type(op).__name__, op.ino if isinstance(op, Create | CreateNameless) else 0
         return lambda fresh: self._number(kind, ino, fresh)
 
     def _number(self, kind: str, ino: int, fresh: int) -> int:

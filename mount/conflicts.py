@@ -28,6 +28,9 @@ COMMIT_ATTEMPTS = 4
 PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 """What is left of a file's mode in a folder that is not its own: its own may have been closed to others."""
 
+NO_NAME = b""
+"""In an origin (see LocalCopy.set_origin): the file was made without a name in that folder."""
+
 _NO_PLACE = frozenset({errno.EEXIST, errno.ENOENT, errno.EACCES, errno.ENOTDIR})
 _GONE = frozenset({errno.ESTALE, errno.ENOENT, errno.EACCES})
 """What a service says of content of a version that is not retained, or not to be read any more."""
@@ -146,10 +149,10 @@ def _places(node: Node, user: str) -> Iterator[tuple[int, bytes, int]]:
     text = time.strftime("%Y-%m-%d %H.%M.%S", time.localtime(now))
     exact = f"{text}.{int(now % 1 * 1e6):06d}"
     host = socket.gethostname()
+    name = own[1] if own and own[1] != NO_NAME else f"inode {node.ino}".encode()
     if own is not None:
-        yield own[0], conflict_name(own[1], user, host, text), mode
-        yield own[0], conflict_name(own[1], user, host, exact), mode
-    name = own[1] if own else f"inode {node.ino}".encode()
+        yield own[0], conflict_name(name, user, host, text), mode
+        yield own[0], conflict_name(name, user, host, exact), mode
     yield ROOT_INO, conflict_name(name, user, host, exact), mode & PRIVATE
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from cache.copies import CopyStore
 from mount.committing import Committer
+from mount.names import UNCERTAIN
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from mount.reading import Reader
@@ -16,6 +17,7 @@ from wire.errors import fail
 from wire.limits import CHUNK_BYTES, FILE_BYTES_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import Attr, SetAttr
+from wire.names import check_name
 from wire.permissions import CAPABILITIES, SET_IDS, is_owner
 
 log = logging.getLogger(__name__)
@@ -214,6 +216,23 @@ class Contents(Tree):
         if name == CAPABILITIES:
             self._commit_before(ino)
         return super().setxattr(ino, name, value, flags, who)
+
+    def link(self, ino: int, parent: int, name: bytes, who: Caller | None) -> Attr:
+        """As Tree. A file that was made without a name shows all that was written to it from the moment it
+        has one."""
+        check_name(name)
+        node = self._table.peek(ino)
+        if node is None or node.attr.nlink:
+            return super().link(ino, parent, name, who)
+        node.rescan()
+        self._commit_before(ino)
+        node.copy.set_origin(parent, name)
+        try:
+            return super().link(ino, parent, name, who)
+        except OSError as error:
+            if error.errno in UNCERTAIN:
+                node.may_have_name()
+            raise
 
     def _check_writable(self, node: Node) -> None:
         node.check()

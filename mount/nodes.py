@@ -243,6 +243,12 @@ class Node:
                 self.moves = next(_moves)
             self.attr = attr
 
+    def may_have_name(self) -> None:
+        """Nobody knows whether it was linked: until the directory says, it is not treated as what goes with
+        its last handle."""
+        with self.guard:
+            self.attr = msgspec.structs.replace(self.attr, nlink=1)
+
     def outrun(self) -> Conflict:
         """Under guard: who has the file open for writing may have read what is not true any more, and must
         not write over what he has not read. Returns what he is told."""

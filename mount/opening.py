@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cache.copies import CopyStore
 from mount.completing import Completer
+from mount.conflicts import NO_NAME
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
@@ -15,7 +16,7 @@ from mount.writing import Writing
 from wire.errors import fail
 from wire.limits import RESOLVED_CHUNKS_MAX
 from wire.messages.common import Caller
-from wire.messages.directory import ROOT_INO, Attr, Create, Manifest
+from wire.messages.directory import ROOT_INO, Attr, Create, CreateNameless, Manifest
 from wire.names import check_name
 from wire.permissions import READ, may
 
@@ -193,6 +194,28 @@ class Opening(Writing):
         op = Create(
             parent, name, stat.S_IFREG | stat.S_IMODE(mode), ino=lock.ino, grant=lock.grant, umask=umask
         )
+        return self._open_new(op, lock, (parent, name), flags, who)
+
+    def create_nameless(
+        self, parent: int, mode: int, flags: int, who: Caller | None, umask: int = 0
+    ) -> tuple[Handle, Attr]:
+        """open(2) with O_TMPFILE: as ``create``, but the file is in no directory until it is linked, and goes
+        with its last handle if it never is."""
+        if handle := self._table.opened_before():
+            return handle, self.handle_attr(handle.number)
+        lock = self._fresh_lock()
+        op = CreateNameless(parent, lock.ino, lock.grant, stat.S_IMODE(mode), umask)
+        return self._open_new(op, lock, (parent, NO_NAME), flags, who)
+
+    def _open_new(
+        self,
+        op: Create | CreateNameless,
+        lock: WriteLock,
+        origin: tuple[int, bytes],
+        flags: int,
+        who: Caller | None,
+    ) -> tuple[Handle, Attr]:
+        """Makes a file under its lock, which is given back if it cannot be made or opened."""
         try:
             attr = self._changed(op, who)
         except OSError as error:
@@ -213,7 +236,7 @@ class Opening(Writing):
         with node.gate:
             node.writers += 1
         try:
-            node.copy.set_origin(parent, name)
+            node.copy.set_origin(*origin)
         except BaseException:
             if not self._stop_writing(node):
                 self._unpin(node)

@@ -2,7 +2,8 @@
 
 For each dirty copy the directory is asked first whether the commit that was under way has arrived.
 What a close or fsync had begun is committed now, if its base is still the current version. All else
-(content of programs that never got that far, or that lost to another writer) becomes a conflict copy.
+(content of programs that never got that far, or that lost to another writer) becomes a conflict copy, unless
+its file never had a name.
 
 What a service stood in the way of is tried again in the background, and before the mount opens the
 file: until it is settled the dirty content is shown to nobody.
@@ -18,7 +19,7 @@ from contextlib import closing
 from cache.copies import CopyStore, LocalCopy, Pending
 from clients.attempts import Attempts
 from mount.committing import Committer
-from mount.conflicts import save_conflict_copy
+from mount.conflicts import NO_NAME, save_conflict_copy
 from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.reading import Reader
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 NOTHING_WRITTEN = "it was open for writing, and nothing was written"
+NEVER_NAMED = "it was made without a name, and nobody has it open any more"
 
 
 class Recovery:
@@ -90,7 +92,7 @@ class Recovery:
             if ino in self._left:
                 with closing(self._copies.open(ino)) as copy:
                     outcome = _recover(self._proxy, copy)
-                level = logging.INFO if outcome == NOTHING_WRITTEN else logging.WARNING
+                level = logging.INFO if outcome in (NOTHING_WRITTEN, NEVER_NAMED) else logging.WARNING
                 log.log(level, "inode %d: %s", ino, outcome)
                 self._left.remove(ino)
         return True
@@ -114,7 +116,10 @@ class Recovery:
 def _recover(proxy: Proxy, copy: LocalCopy) -> str:
     """What became of it, for the log."""
     attr = proxy.directory.attrs([copy.ino])[0]
-    node = Node(copy, attr or _nameless(copy))
+    if attr is not None and _never_had_name(copy, attr):
+        copy.discard()
+        return NEVER_NAMED
+    node = Node(copy, attr or _removed(copy))
     pending = copy.pending()
     if pending is not None:
         found = proxy.directory.find_commit(copy.ino, pending.commit_id)
@@ -167,6 +172,12 @@ def _commit(proxy: Proxy, node: Node, pending: Pending) -> bool:
     return True
 
 
-def _nameless(copy: LocalCopy) -> Attr:
+def _never_had_name(copy: LocalCopy, attr: Attr) -> bool:
+    """Whether it went with the programs that had it open, as a file of O_TMPFILE does."""
+    origin = copy.origin()
+    return attr.nlink == 0 and origin is not None and origin[1] == NO_NAME
+
+
+def _removed(copy: LocalCopy) -> Attr:
     """For an inode that is gone: a conflict copy needs a mode."""
     return Attr(copy.ino, 0o100600, 0, 0, 0, 0, copy.size, 0, 0, 0, copy.version, 0, False)

@@ -20,6 +20,7 @@ from wire.messages.directory import (
     ROOT_INO,
     Attr,
     Create,
+    CreateNameless,
     Entry,
     Link,
     Listing,
@@ -155,7 +156,9 @@ class Tree:
         check_name(op.name)
         return self._changed(op, who)
 
-    def _changed(self, op: Create | Link | SetAttr | SetXattr | RemoveXattr, who: Caller | None) -> Attr:
+    def _changed(
+        self, op: Create | CreateNameless | Link | SetAttr | SetXattr | RemoveXattr, who: Caller | None
+    ) -> Attr:
         attr, _ = self._change(op, who)
         assert attr is not None, "these are answered with attributes"
         return self._shown(attr)

@@ -253,6 +253,22 @@ def test_a_file_that_was_made_meanwhile_is_opened_and_truncated(kernel: Kernel) 
     kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
 
 
+def test_a_file_that_is_made_without_a_name_gets_one(kernel: Kernel) -> None:
+    body = protocol.CREATE_IN.pack(os.O_TMPFILE | os.O_RDWR, 0o100666, 0o022, 0) + b"/\0"
+    status, answer = kernel.ask(Opcode.TMPFILE, body)
+    attr = protocol.ATTR.read(answer, protocol.ENTRY_OUT.size)
+    number = protocol.OPEN_OUT.read(answer, COMPOSED["fuse_entry_out"]).fh
+    assert (status, attr.mode, attr.nlink) == (0, 0o100644, 0)
+    ino = protocol.ENTRY_OUT.read(answer).nodeid
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, 0o2, 0) + b"hello", ino)
+    status, answer = kernel.ask(Opcode.LINK, protocol.LINK_IN.pack(ino) + b"linked\0")
+    attr = protocol.ATTR.read(answer, protocol.ENTRY_OUT.size)
+    assert (status, attr.ino, attr.nlink, attr.size) == (0, ino, 1, 5)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    assert kernel.the.inodes._records[ino].lookups == 2, "each answer counts as one"
+    assert kernel.the.inodes.path(ino) == (1, [b"linked"])
+
+
 def test_who_opens_a_file_while_its_last_reader_closes_it_keeps_its_pages(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +337,6 @@ def test_times_before_1970(kernel: Kernel) -> None:
 def test_what_is_not_known_is_said_so(kernel: Kernel) -> None:
     assert kernel.ask(999) == (errno.ENOSYS, b"")
     assert kernel.ask(Opcode.IOCTL) == (errno.ENOTTY, b"")
-    assert kernel.ask(Opcode.TMPFILE) == (errno.EOPNOTSUPP, b"")
 
 
 def test_a_request_that_is_no_request_is_not_the_end(

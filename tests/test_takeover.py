@@ -265,6 +265,12 @@ def change(client: Client, what: str) -> int:
             client.vfs.write(handle.number, 0, b"content")
             client.close_handle(handle.number)
             return attr.ino
+        case "create nameless":
+            handle, attr = client.vfs.create_nameless(root, 0o644, os.O_TMPFILE | os.O_RDWR, None)
+            client.vfs.write(handle.number, 0, b"content")
+            client.vfs.link(attr.ino, root, b"new", None)
+            client.close_handle(handle.number)
+            return attr.ino
         case "unlink":
             client.vfs.unlink(root, b"file", None)
         case "rename":
@@ -277,7 +283,7 @@ def change(client: Client, what: str) -> int:
     return 0
 
 
-CHANGES = ("mkdir", "create", "unlink", "rename", "link", "setxattr")
+CHANGES = ("mkdir", "create", "create nameless", "unlink", "rename", "link", "setxattr")
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -300,13 +306,14 @@ def test_a_change_whose_worker_died_is_made_once(stack: Stack, what: str, before
     expected = {
         "mkdir": {"/file": b"file", "/new": None},
         "create": {"/file": b"file", "/new": b"content"},
+        "create nameless": {"/file": b"file", "/new": b"content"},
         "unlink": {},
         "rename": {"/moved": b"file"},
         "link": {"/file": b"file", "/linked": b"file"},
         "setxattr": {"/file": b"file"},
     }
     assert tree == expected[what]
-    if what in ("mkdir", "create"):
+    if told:
         assert told == other.walk("/new").ino
     assert list(second.proxy.slate.calls.items()) == []
     assert second.proxy.directory._channel.counter._under_way == set(), "all may be acknowledged"

@@ -1,4 +1,4 @@
-"""What happens to names: create, link, unlink, rmdir. (rename has a module of its own.)
+"""What happens to names: create (also without one), link, unlink, rmdir. (rename has a module of its own.)
 
 Errors come in the order in which Linux finds them (fs/namei.c): the way to the parent, the name,
 whether it exists, then permission on the parent, then the operation's own conditions.
@@ -13,7 +13,7 @@ from servers.directory.transaction import Transaction
 from servers.directory.view import is_directory
 from wire.errors import fail
 from wire.limits import LINK_MAX, SYMLINK_BYTES_MAX
-from wire.messages.directory import Create, Drop, Hold, Link, Reserve, Result, Rmdir, Unlink
+from wire.messages.directory import Create, CreateNameless, Drop, Hold, Link, Reserve, Result, Rmdir, Unlink
 from wire.permissions import owner_of_new
 
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
@@ -36,7 +36,8 @@ def create(tx: Transaction, op: Create) -> Result:
     tx.need_to_add(parent)
     if stat.S_IFMT(op.mode) in _DEVICES and not tx.who.is_root:
         raise fail(errno.EPERM, "only root makes device nodes")
-    inode = _new_inode(tx, op, parent)
+    inode = _new_inode(tx, parent, _number(tx, op.ino), op.mode)
+    _set_kind(inode, op)
     acls.pass_on(tx, parent, inode, op.umask)
     store.add_entry(tx.connection, parent.ino, op.name, inode.ino, inode.change)
     tx.add(inode)
@@ -46,6 +47,19 @@ def create(tx: Transaction, op: Create) -> Result:
         parent.nlink += 1
     tx.stamp_directory(parent, inode.change)
     return Result(inode.attr(), [parent.attr()])
+
+
+def create_nameless(tx: Transaction, op: CreateNameless) -> Result:
+    """A new file without an entry. It is in nobody's listing, so the directory does not change."""
+    parent = tx.directory(op.parent)
+    tx.need_to_add(parent)
+    inode = _new_inode(tx, parent, _number(tx, op.ino), stat.S_IFREG | stat.S_IMODE(op.mode))
+    inode.nlink, inode.parent = 0, parent.ino
+    acls.pass_on(tx, parent, inode, op.umask)
+    tx.add(inode)
+    tx.take_grant(op.grant, inode)
+    tx.hold([inode.ino])
+    return Result(inode.attr())
 
 
 def _check_request(op: Create) -> None:
@@ -63,18 +77,18 @@ def _check_request(op: Create) -> None:
             raise fail(errno.EINVAL, "a symlink's target has no NUL")
 
 
-def _new_inode(tx: Transaction, op: Create, parent: Inode) -> Inode:
-    kind = stat.S_IFMT(op.mode)
-    mode, uid, gid = owner_of_new(tx.who, parent, kind | 0o777 if kind == stat.S_IFLNK else op.mode)
+def _new_inode(tx: Transaction, parent: Inode, ino: int, mode: int) -> Inode:
+    """Empty, with one name."""
+    mode, uid, gid = owner_of_new(tx.who, parent, mode)
     now = tx.tick()
     return Inode(
-        ino=_number(tx, op),
+        ino=ino,
         mode=mode,
-        nlink=2 if kind == stat.S_IFDIR else 1,
+        nlink=1,
         uid=uid,
         gid=gid,
-        rdev=op.rdev if kind in _DEVICES else 0,
-        size=len(op.target) if kind == stat.S_IFLNK else 0,
+        rdev=0,
+        size=0,
         atime=now,
         mtime=now,
         ctime=now,
@@ -82,21 +96,33 @@ def _new_inode(tx: Transaction, op: Create, parent: Inode) -> Inode:
         change=now,
         xattrs=0,
         token=0,
-        parent=parent.ino if kind == stat.S_IFDIR else None,
-        target=op.target if kind == stat.S_IFLNK else None,
     )
 
 
-def _number(tx: Transaction, op: Create) -> int:
-    if not op.ino:
+def _set_kind(inode: Inode, op: Create) -> None:
+    """What a new inode has that is no regular file."""
+    kind = stat.S_IFMT(op.mode)
+    if kind == stat.S_IFDIR:
+        inode.nlink, inode.parent = 2, op.parent
+    elif kind == stat.S_IFLNK:
+        inode.mode = kind | 0o777
+        inode.size, inode.target = len(op.target), op.target
+    elif kind in _DEVICES:
+        inode.rdev = op.rdev
+
+
+def _number(tx: Transaction, wanted: int) -> int:
+    """``wanted``, if it was reserved; 0: any that is new."""
+    if not wanted:
         return tx.new_inos(1)[0]
-    if not store.use_up(tx.connection, op.ino, tx.session):
-        raise fail(errno.EINVAL, f"inode number {op.ino} is not reserved for this session")
-    return op.ino
+    if not store.use_up(tx.connection, wanted, tx.session):
+        raise fail(errno.EINVAL, f"inode number {wanted} is not reserved for this session")
+    return wanted
 
 
 def link(tx: Transaction, op: Link) -> Result:
-    """Another name for a file."""
+    """Another name for a file, or its first. What has lost its last name stays without: others have been told
+    that it is gone."""
     inode = tx.reach(op.ino)
     parent = tx.directory(op.parent)
     if tx.look_up(parent, op.name) is not None:
@@ -104,12 +130,15 @@ def link(tx: Transaction, op: Link) -> Result:
     tx.need_to_add(parent)
     if is_directory(inode):
         raise fail(errno.EPERM, "a directory has one name only")
-    if not inode.nlink:
+    if not inode.nlink and inode.parent is None:
         raise fail(errno.ENOENT, "the file was removed")
     if inode.nlink >= LINK_MAX:
         raise fail(errno.EMLINK)
     now = tx.tick()
     store.add_entry(tx.connection, parent.ino, op.name, inode.ino, now)
+    if not inode.nlink:
+        inode.parent = None
+        store.drop(tx.connection, [inode.ino], tx.session)
     inode.nlink += 1
     tx.stamp(inode, now)
     tx.stamp_directory(parent, now)

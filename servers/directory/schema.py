@@ -5,7 +5,8 @@ that changes something takes ``max(now, clock + 1)``, so both are strictly incre
 
 Names. ``entries`` maps (parent, name) to an inode. A directory has exactly one entry, except the root
 (inode 1), which has none; ``inodes.nlink`` is the number of entries of a file, and for a directory
-2 + its subdirectories. ``inodes.parent`` is set for directories only: the inode of "..".
+2 + its subdirectories. ``inodes.parent`` is set for directories, the inode of "..", and for a file that was
+made without a name and never had one: the directory that it was made in.
 
 Cookies. ``entries.cookie`` is the clock's value when a name was made, so no two names of a directory ever
 have the same one, and none is above the directory's ``change``. A name keeps it as long as it is there,

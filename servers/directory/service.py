@@ -27,6 +27,7 @@ from wire.messages.directory import (
     ROOT_INO,
     Commit,
     Create,
+    CreateNameless,
     Drop,
     Hold,
     Link,
@@ -157,6 +158,8 @@ def _apply(tx: Transaction, op: Op) -> Result:
             return namespace.reserve(tx, op)
         case Create():
             return namespace.create(tx, op)
+        case CreateNameless():
+            return namespace.create_nameless(tx, op)
         case Link():
             return namespace.link(tx, op)
         case Unlink():

@@ -70,6 +70,7 @@ GRANT = b"no grant"
 OPS: list[directory.Op] = [
     directory.Reserve(1),
     directory.Create(ROOT_INO, b"new", 0o100644),
+    directory.CreateNameless(ROOT_INO, 3, GRANT, 0o644),
     directory.Link(FILE, ROOT_INO, b"other"),
     directory.Unlink(ROOT_INO, b"file"),
     directory.Rmdir(ROOT_INO, b"folder"),

@@ -97,8 +97,21 @@ class Create(msgspec.Struct, frozen=True, tag=True):
     umask: Mode = 0
 
 
+class CreateNameless(msgspec.Struct, frozen=True, tag=True):
+    """A file without a name, open for writing and held by this session, as open(2) says of O_TMPFILE. It is
+    made as Create makes a file in ``parent``, with a number that was reserved and a grant for it, but
+    ``parent`` does not change. ``mode`` has the permissions."""
+
+    parent: Positive
+    ino: Positive
+    grant: Sealed
+    mode: Mode
+    umask: Mode = 0
+
+
 class Link(msgspec.Struct, frozen=True, tag=True):
-    """Another entry for ``ino``."""
+    """Another entry for ``ino``, or the first one for what was made without. That ends the session's Hold.
+    ENOENT for what has lost its last name."""
 
     ino: Positive
     parent: Positive
@@ -227,6 +240,7 @@ class Drop(msgspec.Struct, frozen=True, tag=True):
 Op = (
     Reserve
     | Create
+    | CreateNameless
     | Link
     | Unlink
     | Rmdir

@@ -101,6 +101,11 @@ class Context:
         seconds = self.attr_seconds(attr) if attr_seconds is None else attr_seconds
         return answers.entry_out(attr, self.owners, name_seconds, seconds)
 
+    def nameless_entry(self, attr: Attr) -> bytes:
+        """fuse_entry_out of a file that was made without a name, and that the kernel cannot know yet."""
+        self.inodes.made_nameless(attr.ino, attr.version)
+        return answers.entry_out(attr, self.owners, 0.0, self.attr_seconds(attr))
+
     def known_entry(self, parent: int, name: bytes, attr: Attr) -> bytes:
         """As ``entry``, for LINK and CREATE of an inode that the kernel may know already: it takes attributes
         in these answers also if it was told meanwhile to forget the inode (fuse_iget() without

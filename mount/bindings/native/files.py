@@ -36,6 +36,7 @@ class Files:
         self.methods: Methods = {
             Opcode.OPEN: self.open,
             Opcode.CREATE: self.create,
+            Opcode.TMPFILE: self.tmpfile,
             Opcode.READ: self.read,
             Opcode.WRITE: self.write,
             Opcode.FLUSH: self.flush,
@@ -115,6 +116,16 @@ class Files:
             return self._open_existing(request, parent, name, asked.flags)
         answer = self._opened(handle)
         return the.entry(parent, name, attr) + answer
+
+    def tmpfile(self, request: Request) -> Answer:
+        """open(2) with O_TMPFILE: fuse_tmpfile() of fs/fuse/dir.c. The name that comes along is nobody's."""
+        asked = protocol.CREATE_IN.read(request.body)
+        the = self._the
+        handle, attr = the.vfs.create_nameless(
+            request.nodeid, asked.mode, asked.flags, the.who(request), asked.umask
+        )
+        answer = self._opened(handle)
+        return the.nameless_entry(attr) + answer
 
     def _open_existing(self, request: Request, parent: int, name: bytes, flags: int) -> bytes:
         """What another mount has made meanwhile. The kernel counts a lookup only if it is answered; and which

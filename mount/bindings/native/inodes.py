@@ -107,6 +107,13 @@ class Inodes:
             if pid in self._retries:
                 self._retries[pid] = ino
 
+    def made_nameless(self, ino: int, version: int) -> None:
+        """As ``looked_up``, of a file that has no name."""
+        with self._guard:
+            record = self._record(ino)
+            record.lookups += 1
+            record.told = version
+
     def told(self, ino: int, version: int) -> None:
         """The kernel is told attributes of ``version``."""
         with self._guard:

@@ -31,7 +31,6 @@ class Operations:
             Opcode.DESTROY: self.destroy,
             Opcode.INTERRUPT: self.interrupt,
             Opcode.IOCTL: self.ioctl,
-            Opcode.TMPFILE: self.tmpfile,
         }
         self._methods = {int(opcode): method for opcode, method in methods.items()}
 
@@ -61,7 +60,3 @@ class Operations:
     def ioctl(self, request: Request) -> Answer:
         """None is known. Not ENOSYS: that would be the answer to the caller too."""
         raise fail(errno.ENOTTY)
-
-    def tmpfile(self, request: Request) -> Answer:
-        """O_TMPFILE: programs make a file with a name when they hear this."""
-        raise fail(errno.EOPNOTSUPP)

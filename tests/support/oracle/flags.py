@@ -144,8 +144,11 @@ def use(descriptor: int, *, is_fifo: bool) -> list[object]:
     return found
 
 
-def differences(there: Path, here: Path, every: int) -> Iterator[tuple[Case, object, object]]:
-    """The cases in which two directories do not do the same, with what came out of each."""
+def differences(
+    there: Path, here: Path, every: int, *, has_nameless: bool
+) -> Iterator[tuple[Case, object, object]]:
+    """The cases in which two directories do not do the same, with what came out of each. Unless ``there``
+    ``has_nameless`` files, that it says so is none."""
     for root in (there, here):
         build(root)
     untouched = state(here)
@@ -158,16 +161,12 @@ def differences(there: Path, here: Path, every: int) -> Iterator[tuple[Case, obj
             else [untouched] * 2
         )
         found, expected = zip(outcomes, states, strict=True)
-        if found != expected and not is_known(case, outcomes[0]):
+        is_refusal = bool(case.flags & NAMELESS) and outcomes[0] == "[ENOTSUP]"
+        if found != expected and (has_nameless or not is_refusal):
             yield case, found, expected
         if states != [untouched] * 2:
             for root in (there, here):
                 restore(root)
-
-
-def is_known(case: Case, found: object) -> bool:
-    """Files are not made without a name; programs that ask for that make one with a name then."""
-    return bool(case.flags & NAMELESS) and found == "[ENOTSUP]"
 
 
 def restore(root: Path) -> None:
