@@ -4,6 +4,7 @@ import os
 
 from hypothesis import strategies as st
 
+from tests.support.acls import whole_acls
 from tests.support.syscalls import UTIME_NOW, UTIME_OMIT
 from wire.limits import CHUNK_BYTES
 
@@ -24,6 +25,7 @@ picks = st.integers(0, 30)
 seeds = st.integers(0, 255)
 ids = st.sampled_from([-1, 0, 40001, 40002, 40010])
 names_of_xattrs = st.sampled_from(["user.a", "user.b", "trusted.t", "security.s", "other.o", "plain"])
+acls = whole_acls((40001, 40002), (40002, 40010))
 values = st.sampled_from([b"", b"v", b"value " * 20])
 moments = st.sampled_from(
     [(0, 0), (1, 7), (2**31 + 5, 999_999_999), (-5, 3), (9, UTIME_NOW), (9, UTIME_OMIT)]

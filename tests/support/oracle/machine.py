@@ -18,23 +18,32 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 
+from tests.support.acls import DEFAULT
+from tests.support.oracle.acls import Acls
 from tests.support.oracle.attributes import Attributes
 from tests.support.oracle.content import Content
-from tests.support.oracle.draws import TARGETS, modes
+from tests.support.oracle.draws import FOLDERS, TARGETS, acls, modes
+from tests.support.oracle.locks import Locks
 from tests.support.oracle.maps import Maps
 from tests.support.oracle.names import Names
 from tests.support.oracle.sides import listing
 
 
-class Machine(Names, Attributes, Content, Maps):
+class Machine(Names, Attributes, Acls, Content, Maps, Locks):
     """All of it. ``world`` is set before the first run."""
 
-    @initialize(umask=st.sampled_from([0, 0o022, 0o077]), mode=modes)
-    def begin(self, umask: int, mode: int) -> None:
+    @initialize(
+        umask=st.sampled_from([0, 0o022, 0o077]),
+        mode=modes,
+        defaults=st.dictionaries(st.sampled_from(FOLDERS), acls, max_size=1),
+    )
+    def begin(self, umask: int, mode: int, defaults: dict[str, bytes]) -> None:
         """There is something to begin with, or else most calls find nothing."""
         self.umask = os.umask(umask)
         for place in ("d", "d/e"):
             self.mkdir(0, 0, place, mode | 0o700)
+        for place, acl in defaults.items():
+            self.set_acl(0, 0, place, DEFAULT, acl)
         for place in ("a", "d/b", "d/e/a"):
             self.open(0, 0, place, os.O_RDWR, os.O_CREAT, 0, mode)
         self.symlink(0, 0, "l", TARGETS.index("d/b"))

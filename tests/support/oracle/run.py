@@ -28,6 +28,7 @@ class Pair:
         options = ("--trusted", "--allow-other", "--lock-wait", "5")
         local = realm.folder / f"{user}-local"
         local.mkdir()
+        local.chmod(0o1777)  # as the realm's root
         with ExitStack() as stack:
             one = stack.enter_context(RealMount(realm, f"{user}-1", user, *options, binding=binding))
             more = (*options, "--no-passthrough")

@@ -51,14 +51,15 @@ class Sides(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         name = str(next(_roots))
-        self.here = f"{self.world.local / name}/"
-        self.there = [f"{mount / name}/" for mount in self.world.mounts]
+        self.here = f"{self.world.local / name}/root/"
+        self.there = [f"{mount / name}/root/" for mount in self.world.mounts]
         self.opened: list[Opened] = []
         self.identities: dict[int, int] = {}
         self.vague: set[int] = set()
         for root in (self.here, self.there[0]):
-            os.mkdir(root)
-            os.chmod(root, 0o777)
+            for folder in (os.path.dirname(root.rstrip("/")), root):  # links lead one up, to nobody else's
+                os.mkdir(folder)
+                os.chmod(folder, 0o777)
 
     def _inos(self, *places: str) -> set[int]:
         found = set()
@@ -70,7 +71,7 @@ class Sides(RuleBasedStateMachine):
 
     def _mount(self, wanted: int, *places: str) -> int | None:
         """The mount that has one of the places open for writing, or else the wanted one; None if each has."""
-        inos = self._inos(*places)
+        inos = self._inos(*places, *map(os.path.dirname, places))  # what should be a directory may be a file
         theirs = {one.mount for one in self.opened if one.writes and one.ino in inos}
         return wanted if not theirs else theirs.pop() if len(theirs) == 1 else None
 
