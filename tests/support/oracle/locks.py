@@ -39,7 +39,7 @@ class Locks(Descriptors):
             self._with(one, 0, lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted))
 
     @precondition(lambda self: self.opened)
-    @rule(pick=picks, kind=kinds, start=starts, span=spans)
+    @rule(pick=picks, kind=st.sampled_from([fcntl.F_RDLCK, fcntl.F_WRLCK]), start=starts, span=spans)
     def who_has_range(self, pick: int, kind: int, start: int, span: int) -> None:
         if one := self._pick(pick):
             wanted = FLOCK.pack(kind, os.SEEK_SET, start, span, 0)
