@@ -19,10 +19,11 @@ from tests.support.acls import ACCESS, DEFAULT
 
 @dataclass(frozen=True)
 class World:
-    """A folder on a local file system, and the folders of two mounts that show the same realm."""
+    """A folder on a local file system, and the folders of mounts that show the same realm: two, unless they
+    are not written in turn."""
 
     local: Path
-    mounts: tuple[Path, Path]
+    mounts: tuple[Path, ...]
 
 
 class Look(NamedTuple):
