@@ -54,6 +54,15 @@ class Descriptors(Sides):
         return
         self._open(mount, user, place, os.O_TMPFILE | os.O_RDWR | more, mode)
 
+    @precondition(lambda self: self.opened)
+    @rule(pick=picks, mount=mounts, access=st.sampled_from([os.O_RDONLY, os.O_RDWR]))
+    def open_again(self, pick: int, mount: int, access: int) -> None:
+        """What is open, by the name that it has now: who has it open on either mount meets others."""
+        one = self.opened[pick % len(self.opened)]
+        place = os.readlink(f"/proc/self/fd/{one.here}")
+        if place.startswith(self.here) and os.path.exists(place):
+            self._open(mount, 0, place.removeprefix(self.here), access, 0)
+
     def _open(self, wanted: int, user: int, place: str, flags: int, mode: int) -> None:
         mount = self._mount(wanted, place)
         if mount is None or len(self.opened) >= OPEN_MAX:
