@@ -62,6 +62,9 @@ class PendingAttrs:
 
 _NOBODY = Identity(2**32 - 2, (2**32 - 2,))
 
+TICK_NS = 10_000_000
+"""By so much at most is the clock late by which kernels stamp files (a tick; of 100 Hz at the slowest)."""
+
 NOTHING_PENDING = PendingAttrs()
 """One for all: to make it costs more than to look at it."""
 
@@ -102,6 +105,7 @@ class Node:
         self.sent = NOTHING_PENDING  # under committing; what was pending and goes with the commit under way
         self.written_at = 0  # ns; the last write that no commit has covered
         self.set_at = 0  # ns; when the last of what was pending since then was set
+        self._past_us = (0, 0)  # the last write past us, by the kernel's clock and as ``_in_order`` has it
         self.uploaded: dict[int, Future[ChunkChange]] = {}  # of chunks that were not written to since
         self.fetching: dict[tuple[int, bytes], Future[bool]] = {}  # by index and id of the chunk
         self.moves = next(_moves)  # another number whenever the content becomes what no program here wrote
@@ -159,7 +163,7 @@ class Node:
     def shown_attr(self) -> Attr:
         """The attributes as this mount shows them: of the version shown, with what is dirty."""
         with self.guard:
-            past_us = self.copy.look()
+            past_us = self._in_order(self.copy.look())
             explicit = self.sent.overruled(self._pending)
             if not self.copy.dirty and not explicit and not past_us:
                 return self.attr
@@ -179,6 +183,16 @@ class Node:
                 mtime=written if past_us or explicit.mtime is None else explicit.mtime,
                 ctime=max(self.attr.ctime, written_at, self.set_at),
             )
+
+    def _in_order(self, stamped: int) -> int:
+        """Under guard: when the last write past us was, behind all that was shown before it. The kernel's
+        stamp may be of before what was changed through us or by the directory within the same tick, and then
+        nothing would seem to have been written. The same until there is another write."""
+        if stamped and stamped != self._past_us[0]:
+            last = max(self._past_us[1], self.written_at, self.set_at, self.attr.version, self.attr.ctime)
+            is_late = 0 <= last - stamped < TICK_NS
+            self._past_us = (stamped, last + 1 if is_late else stamped)
+        return self._past_us[1] if stamped else 0
 
     def _holes(self) -> int:
         """With what is dirty, as a commit would count them, or fewer: a chunk is taken to be where it was."""
@@ -282,7 +296,8 @@ class Node:
         with self.guard:
             if not self.copy.is_past_us:
                 return
-            written_at = self.copy.take_home() if home else self.copy.rescan()
+            written_at = self._in_order(self.copy.take_home() if home else self.copy.rescan())
+            self._past_us = (0, 0)  # the next one may bear the same stamp
             self._forget_outdated_uploads()  # also of chunks that were dirty already
             if written_at:
                 self.written_at = max(self.written_at, written_at)

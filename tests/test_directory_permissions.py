@@ -258,7 +258,8 @@ def test_xattrs_need_permission_and_have_a_limit(alice: User, bob: User, root: U
     with fails(errno.EACCES):
         bob.do(SetXattr(file.ino, b"user.a", b"2"))
     alice.do(SetAttr(file.ino, mode=0o600))
-    assert bob.client.xattrs(file.ino) == {b"user.a": None}
+    root.do(SetXattr(file.ino, b"security.s", b"s"))
+    assert bob.client.xattrs(file.ino) == {b"user.a": None, b"security.s": b"s"}
     ops = [SetXattr(file.ino, b"user.%d" % number, b"v" * 65000) for number in range(16)]
     alice.client.mutate(ops)
     with fails(errno.ENOSPC):

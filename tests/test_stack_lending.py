@@ -72,6 +72,25 @@ def test_a_time_that_is_set_after_writing_past_us_is_kept(stack: Stack) -> None:
     assert two.walk("/file", fresh=True).mtime == 10**18
 
 
+def test_a_write_past_us_comes_after_what_the_same_tick_of_the_kernels_clock_saw(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    with lent(one, handle) as descriptor:
+        one.vfs.write(handle, 0, b"through")
+        tick = one.vfs.handle_attr(handle).mtime - 10**6
+        for data in (b"past", b"past us"):
+            before = one.vfs.handle_attr(handle)
+            os.pwrite(descriptor, data, 0)
+            os.utime(descriptor, ns=(tick, tick))
+            after = one.vfs.handle_attr(handle)
+            assert (after.mtime, after.ctime) > (before.mtime, before.ctime)
+            assert one.vfs.handle_attr(handle).mtime == after.mtime
+            node_of(one, handle).rescan()
+            assert one.vfs.handle_attr(handle).mtime == after.mtime
+    one.close_handle(handle)
+    assert two.walk("/file", fresh=True).mtime == after.mtime
+
+
 def test_what_is_written_past_us_replaces_an_early_upload(stack: Stack) -> None:
     one, two = stack.client(), stack.client()
     handle = one.open("/file", os.O_WRONLY | os.O_CREAT)

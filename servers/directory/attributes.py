@@ -10,7 +10,6 @@ from servers.directory import store
 from servers.directory.store import Inode
 from servers.directory.transaction import Transaction
 from servers.directory.view import View, is_directory
-from wire.acl import DEFAULT
 from wire.errors import fail
 from wire.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from wire.messages.directory import RemoveXattr, Result, SetAttr, SetXattr
@@ -110,15 +109,15 @@ def _has_capabilities(tx: Transaction, inode: Inode) -> bool:
 
 def visible_xattrs(view: View, inode: Inode) -> dict[bytes, bytes | None]:
     """What the identity may see. Names need no permission, values of ``user.`` attributes need READ: they are
-    None without it."""
+    None without it. ``trusted.`` is root's alone, the rest everybody's (xattr_permission() of fs/xattr.c)."""
     found = store.get_xattrs(view.connection, inode.ino) if inode.xattrs else {}
     if view.who.is_root:
         return dict(found)
     may_read = may(view.who, inode, READ)
     return {
-        name: value if may_read or name == DEFAULT else None
+        name: value if may_read or not name.startswith(b"user.") else None
         for name, value in found.items()
-        if name.startswith(b"user.") or name == DEFAULT
+        if not name.startswith(b"trusted.")
     }
 
 

@@ -48,10 +48,9 @@ def extended(
 
 
 _PERMISSIONS = st.integers(0, 7)
-_NAMED = st.lists(st.tuples(st.sampled_from(NUMBERS), _PERMISSIONS), max_size=3)
 
 
-def whole_acls() -> st.SearchStrategy[bytes]:
+def whole_acls(users: Sequence[int] = NUMBERS, groups: Sequence[int] = NUMBERS) -> st.SearchStrategy[bytes]:
     """Those that may be set, minimal ones included."""
     minimal = st.builds(
         lambda owner, group, other: acl(
@@ -61,9 +60,13 @@ def whole_acls() -> st.SearchStrategy[bytes]:
     )
     more = st.builds(
         lambda mode, users, groups, group: extended(mode, users=users, groups=groups, group=group),
-        *[st.integers(0, 0o777), _NAMED, _NAMED, _PERMISSIONS],
+        *[st.integers(0, 0o777), _named(users), _named(groups), _PERMISSIONS],
     )
     return minimal | more
+
+
+def _named(numbers: Sequence[int]) -> st.SearchStrategy[list[tuple[int, int]]]:
+    return st.lists(st.tuples(st.sampled_from(numbers), _PERMISSIONS), max_size=3)
 
 
 def any_values() -> st.SearchStrategy[bytes]:

@@ -1,9 +1,9 @@
 """A local directory and the same one as two mounts show it: what is done to both, and what must be the same.
 
 What must be the same of an inode: type, permission bits, owner, group, links, device, the size of what has
-one, the identity (two names of one inode), and by what the times move: what moves mtime and ctime of a local
-file must do so here, though by another clock. Not compared: blocks, and atime unless it was set (DFS moves no
-atime for reading).
+one, the identity (two names of one inode), the ACLs, and by what the times move: what moves mtime and ctime
+of a local file must do so here, though by another clock. Not compared: blocks, and atime unless it was set
+(DFS moves no atime for reading).
 """
 
 import errno
@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.acls import ACCESS, DEFAULT
+
 
 @dataclass(frozen=True)
 class World:
-    """A folder on a local file system, and the folders of two mounts that show the same realm."""
+    """A folder on a local file system, and the folders of mounts that show the same realm: two, unless they
+    are not written in turn."""
 
     local: Path
-    mounts: tuple[Path, Path]
+    mounts: tuple[Path, ...]
 
 
 class Look(NamedTuple):
@@ -30,6 +33,7 @@ class Look(NamedTuple):
     ino: int
     mtime: int
     ctime: int
+    acls: tuple[object, ...]
 
 
 def shown(status: os.stat_result) -> tuple[int, ...]:
@@ -38,9 +42,15 @@ def shown(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_mode, status.st_nlink, status.st_uid, status.st_gid, size, status.st_rdev)
 
 
-def look(status: os.stat_result) -> Look:
-    """As ``Look`` has it."""
-    return Look(shown(status), status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+def look(place: str | int) -> Look:
+    """As ``Look`` has it. Raises OSError."""
+    status = os.fstat(place) if isinstance(place, int) else os.lstat(place)
+    acls = () if stat.S_ISLNK(status.st_mode) else tuple(_acl(place, name) for name in (ACCESS, DEFAULT))
+    return Look(shown(status), status.st_ino, status.st_mtime_ns, status.st_ctime_ns, acls)
+
+
+def _acl(place: str | int, name: str) -> object:
+    return outcome(lambda: os.getxattr(place, name))
 
 
 def outcome(run: Callable[[], object]) -> object:
@@ -71,7 +81,7 @@ def looks(twin: Twin) -> tuple[Look | str, Look | str]:
 
 def _look_at(place: str | int) -> Look | str:
     try:
-        return look(os.fstat(place) if isinstance(place, int) else os.lstat(place))
+        return look(place)
     except OSError as error:
         return errno.errorcode[error.errno or 0]
 
@@ -99,6 +109,7 @@ class Watch:
                 assert there == here, f"{twin.here}: {there} in place of {here}"
                 continue
             assert there.shown == here.shown, f"{twin.here}: {_say(there)} in place of {_say(here)}"
+            assert there.acls == here.acls, f"{twin.here}: ACLs {there.acls} in place of {here.acls}"
             same = self._identities.setdefault(here.ino, there.ino)
             assert same == there.ino, f"{twin.here} is inode {there.ino}, which was {same}"
             found[here.ino] = there, here

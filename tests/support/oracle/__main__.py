@@ -44,7 +44,8 @@ def compare(world: World, given: argparse.Namespace) -> int:
             run(world, count, given.steps, seed=seed, shrink=given.shrink)
         except (AssertionError, ExceptionGroup) as difference:
             different += 1
-            print(f"\n{difference}\n" + "\n".join(getattr(difference, "__notes__", ())), flush=True)
+            inner = getattr(difference, "exceptions", ())  # what was found first, if it was not found again
+            print("", difference, *inner, *getattr(difference, "__notes__", ()), sep="\n", flush=True)
             if not given.go_on:
                 break
         else:

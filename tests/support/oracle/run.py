@@ -20,19 +20,25 @@ class Pair:
     """Two mounts of a realm that let all local users in (one of them serves open files itself, of the other
     the kernel does), and a local directory. The realm has an ``admin``."""
 
-    def __init__(self, realm: RealRealm, binding: str) -> None:
-        user = f"oracle-{binding}"
-        realm.join(user)
-        realm.run("user", user, "--trusted", user="admin")
+    def __init__(self, realm: RealRealm, binding: str, *, has_second: bool = True) -> None:
+        user, name = "oracle", f"oracle-{binding}"
+        if not realm.state(user).exists():
+            realm.join(user)
+            realm.run("user", user, "--trusted", user="admin")
         _let_others_in(realm.folder)
         options = ("--trusted", "--allow-other", "--lock-wait", "5")
-        local = realm.folder / f"{user}-local"
+        local = realm.folder / f"{name}-local"
         local.mkdir()
+        local.chmod(0o1777)  # as the realm's root
         with ExitStack() as stack:
-            one = stack.enter_context(RealMount(realm, f"{user}-1", user, *options, binding=binding))
-            more = (*options, "--no-passthrough")
-            two = stack.enter_context(RealMount(realm, f"{user}-2", user, *more, binding=binding))
-            self.world = World(local, (one.path, two.path))
+            mounts = [RealMount(realm, f"{name}-1", user, *options, binding=binding)]
+            stack.enter_context(mounts[0])
+            if has_second:
+                mounts.append(
+                    RealMount(realm, f"{name}-2", user, *options, "--no-passthrough", binding=binding)
+                )
+                stack.enter_context(mounts[1])
+            self.world = World(local, tuple(mount.path for mount in mounts))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> World:
