@@ -39,6 +39,7 @@ from wire.messages.lock import (
     Renew,
     Renewed,
     Restate,
+    Restated,
     SetRange,
 )
 from wire.tickets import Ticket
@@ -183,9 +184,16 @@ class LockService:
             return self._ranges.ask(Turn(connection), ticket.session, message)
 
     def restate_ranges(self, ticket: Ticket, counter: int, message: Restate) -> bytes:
-        """Restated. Raises ENOLCK, and BadMessage if ranges of one owner overlap."""
-        asked = Asked(ticket, counter, message.acked)
-        return self._once(asked, lambda turn: self._ranges.restate(turn, ticket, message))
+        """Restated. Raises ENOLCK, and BadMessage if ranges of one owner overlap. What is held back of the
+        session's other requests about the inode is nobody's any more: who sent it has given up, or has died,
+        and would not know of a grant. Such a place is kept for who asks for it again."""
+
+        def run(turn: Turn) -> Restated:
+            places = self.range_queue.of_inode(message.ino)
+            self._waiting.send_away(place.key for place in places if place.session == ticket.session)
+            return self._ranges.restate(turn, ticket, message)
+
+        return self._once(Asked(ticket, counter, message.acked), run)
 
     def break_lock(self, ticket: Ticket, counter: int, message: Break) -> bytes:
         """Empty. Raises EPERM for all but admins, ENOENT if nobody has the lock or a range."""

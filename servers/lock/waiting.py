@@ -55,6 +55,13 @@ class Waiting:
                     del self._by_key[key]
             self._changed.notify_all()
 
+    def send_away(self, keys: Iterable[Key]) -> None:
+        """Ends the wait of all requests for any of these: they are held back no more."""
+        with self._changed:
+            for request in {request for key in keys for request in self._by_key.get(key, ())}:
+                request.done.set()
+                self.leave(request)
+
     def asks(self, key: Key) -> bool:
         """Whether a request for ``key`` is held back at this moment, so that its answer can bring it.
         ``missing`` does not say it: a late ``settle`` may be about an earlier request."""
