@@ -676,6 +676,28 @@ def test_a_request_sent_twice_while_it_waits_is_one(house: LockRealm) -> None:
     assert shown(house, "bob") == [write()]
 
 
+def test_what_was_refused_is_not_granted_to_the_same_request_sent_again(house: LockRealm) -> None:
+    """The second is held back for longer. Its answer is the first one's, so nobody would know of a grant."""
+    alice, keyring = house.client("alice"), house.keyring("bob")
+    channel = Channel(house.wire, URL, Role.LOCK, keyring)
+
+    def send(wait_seconds: float) -> RangeAnswer:
+        message, request_id = (
+            SetRange(1, 7, write(), wait_seconds=wait_seconds),
+            f"{keyring.session.session:x}.1",
+        )
+        return channel.call("POST", "/v1/locks/ranges/set", message, RangeAnswer, request_id=request_id)
+
+    takes(alice, write())
+    with ThreadPoolExecutor(2) as threads:
+        again = threads.submit(send, WAIT)
+        wait_until(lambda: len(house.range_queue(7)) == 1)
+        assert not granted(threads.submit(send, 0.01))
+        alice.free_range(7, write())
+        assert not granted(again)
+    assert shown(house, "bob") == []
+
+
 def test_many_at_once_never_have_what_is_in_conflict(house: LockRealm) -> None:
     inside: list[tuple[str, bool]] = []
     guard = threading.Lock()

@@ -64,6 +64,11 @@ class Asked(NamedTuple):
     counter: int
     acked: int
 
+    @property
+    def name(self) -> tuple[int, int]:
+        """Whoever sends it once more gives it the same."""
+        return self.ticket.session, self.counter
+
 
 class LockService:
     """The locks of one realm. What changes something is given the session's ticket and the request's
@@ -117,7 +122,7 @@ class LockService:
 
         asked = Asked(ticket, counter, message.acked)
         keys = [(ticket.session, ino) for ino in message.inos]
-        if message.wait_seconds > 0 and (request := self._waiting.enter(keys)):
+        if message.wait_seconds > 0 and (request := self._waiting.enter(asked.name, keys)):
             return self._patiently(
                 asked,
                 request,
@@ -158,7 +163,7 @@ class LockService:
         if message.is_free:
             return self._once(asked, lambda turn: rules.free(turn, ticket, message))
         keys = [(message.ino, Claim(ticket.session, message.range))]
-        if message.wait_seconds > 0 and (request := self._waiting.enter(keys)):
+        if message.wait_seconds > 0 and (request := self._waiting.enter(asked.name, keys)):
             return self._patiently(
                 asked,
                 request,
