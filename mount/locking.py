@@ -11,7 +11,7 @@ import logging
 
 from mount.nodes import Handle, Node
 from mount.opening import Opening
-from mount.program_locks import Owner
+from mount.program_notes import Owner
 from wire.messages.lock import Range, RangeAnswer
 
 log = logging.getLogger(__name__)

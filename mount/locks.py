@@ -14,14 +14,15 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from clients.lock import LockClient
 from mount import interruption
+from mount.leaving import Leaving
 from mount.program_locks import ProgramLocks
-from wire.errors import Busy, Unavailable, fail
+from wire.errors import Busy, fail
 from wire.limits import LOCK_RENEW_SECONDS, OPS_MAX
 from wire.messages.lock import Held, LockAnswer
 
@@ -37,9 +38,6 @@ POLL_SECONDS = 5.0
 """One held-back request: a grant to a waiter that has died meanwhile costs the next one this and a lease."""
 
 BUSY_SERVER_PAUSE_SECONDS = 0.25
-
-LEAVE_AGAIN_SECONDS = 0.05
-"""After that the place is left once more: the first time may have been before it was taken."""
 
 FRESH_RELEASE_SECONDS = 0.05
 
@@ -62,7 +60,7 @@ class WriteLocks:
     """``reserve(n)`` gets fresh inode numbers from the directory; ``on_lost(ino)`` is told of locks that
     the lock server does not know as ours any more, ``on_shared(ino)`` of those that others wait for because
     programs lock the inode for themselves (from the renewal thread: they must not block). ``program_locks``
-    are renewed by the same calls."""
+    are renewed by the same calls; ``leaving`` is for who is interrupted while he waits."""
 
     def __init__(
         self,
@@ -71,6 +69,7 @@ class WriteLocks:
         on_lost: Callable[[int], None],
         on_shared: Callable[[int], None],
         program_locks: ProgramLocks,
+        leaving: Leaving,
         renew_seconds: float = LOCK_RENEW_SECONDS,
     ) -> None:
         self._client = client
@@ -78,6 +77,7 @@ class WriteLocks:
         self._on_lost = on_lost
         self._on_shared = on_shared
         self._program_locks = program_locks
+        self._leaving = leaving
         self._renew_seconds = renew_seconds
         self._guard = threading.Condition()
         self._held: dict[int, WriteLock] = {}
@@ -86,7 +86,6 @@ class WriteLocks:
         self._asking: Counter[int] = Counter()
         self._to_release: dict[int, WriteLock] = {}
         self._releasing: set[int] = set()
-        self._to_leave: set[int] = set()
         self._stop = threading.Event()
         self._refill = threading.Event()
         self._threads = [
@@ -137,7 +136,11 @@ class WriteLocks:
         while True:
             now = time.monotonic()
             poll_seconds = min(max(0.0, last_moment - now), POLL_SECONDS)
-            with self._left_early(ino) if is_interruptible else nullcontext():
+            with (
+                self._leaving.when_interrupted(lambda: self._leave(ino))
+                if is_interruptible
+                else nullcontext()
+            ):
                 locks, answer = self._ask([ino], poll_seconds, self._hold)
             if locks:
                 return locks[0]
@@ -155,23 +158,6 @@ class WriteLocks:
         """Under guard. Who waited when the lock was ours before has had it meanwhile, or has gone."""
         self._held.update((lock.ino, lock) for lock in locks)
         self._wanted -= {lock.ino for lock in locks}
-
-    @contextmanager
-    def _left_early(self, ino: int) -> Iterator[None]:
-        """Who is interrupted in the block leaves the queue, and the server answers the waiting request."""
-
-        def leave() -> None:
-            with self._guard:
-                self._to_leave.add(ino)
-                self._guard.notify_all()
-
-        try:
-            with interruption.waking(leave):
-                yield
-        finally:
-            with self._guard:
-                self._to_leave.discard(ino)
-                self._guard.notify_all()
 
     def _ask(
         self, inos: list[int], wait_seconds: float, keep: Callable[[list[WriteLock]], None]
@@ -203,10 +189,11 @@ class WriteLocks:
             return None
 
     def _leave(self, ino: int) -> None:
+        """The server answers a request that waits for it."""
         try:
             self._client.release([], [ino])
-        except Unavailable as error:
-            log.info("the place in the queue of inode %d is left to expire: %s", ino, error.detail)
+        except OSError as error:
+            log.info("the place in the queue of inode %d is left to expire: %s", ino, error)
 
     def release(self, ino: int, *, is_void: bool = False) -> None:
         """Gives the lock back, in the background. One that has turned out to be void is not taken back by who
@@ -327,30 +314,25 @@ class WriteLocks:
     def _is_urgent(self) -> bool:
         """Under guard: locks of new files are given back together; a thousand files need few calls."""
         everything_is_fresh = all(lock.is_fresh for lock in self._to_release.values())
-        if self._stop.is_set() or self._to_leave:
-            return True
-        return not everything_is_fresh or len(self._to_release) >= STOCK
+        return self._stop.is_set() or not everything_is_fresh or len(self._to_release) >= STOCK
 
     def _release_loop(self) -> None:
         while True:
             with self._guard:
-                self._guard.wait_for(lambda: self._to_release or self._to_leave or self._stop.is_set())
+                self._guard.wait_for(lambda: self._to_release or self._stop.is_set())
                 self._guard.wait_for(self._is_urgent, FRESH_RELEASE_SECONDS)
                 batch = [self._to_release.popitem()[1] for _ in range(min(STOCK, len(self._to_release)))]
                 self._releasing = {lock.ino for lock in batch}
-                leave = sorted(self._to_leave)
-            if not batch and not leave:
+            if not batch:
                 if self._stop.is_set():
                     return
                 continue  # an open has taken them back meanwhile
             try:
-                self._client.release([Held(lock.ino, lock.token) for lock in batch], leave)
+                self._client.release([Held(lock.ino, lock.token) for lock in batch])
             except OSError as error:
-                log.info("%d locks and %d places are left to expire: %s", len(batch), len(leave), error)
+                log.info("%d locks are left to expire: %s", len(batch), error)
             except Exception:
-                log.exception("%d locks and %d places are left to expire", len(batch), len(leave))
+                log.exception("%d locks are left to expire", len(batch))
             with self._guard:
                 self._releasing = set()
                 self._guard.notify_all()
-                if leave:
-                    self._guard.wait_for(lambda: self._to_release or not self._to_leave, LEAVE_AGAIN_SECONDS)

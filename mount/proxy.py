@@ -19,6 +19,7 @@ from clients.session import Channel, Counter, Keyring, Wire
 from mount.calls import Calls
 from mount.feed import Feed
 from mount.lease import Lease
+from mount.leaving import Leaving
 from mount.locks import WriteLocks
 from mount.names import Names
 from mount.program_locks import ProgramLocks
@@ -71,13 +72,15 @@ class Proxy:
         self.feed = None if lease is None else Feed(FeedClient(directory, wire, keyring), self.names, lease)
         """What is told is true as long as it is to be believed; without it beliefs last a second."""
         self.chunks = ChunkClient(wire, keyring, deadline_seconds)
-        self.program_locks = ProgramLocks(self.lock, self.slate)
+        self._leaving = Leaving()
+        self.program_locks = ProgramLocks(self.lock, self.slate, self._leaving)
         self.write_locks = WriteLocks(
             self.lock,
             self._reserve,
             lambda ino: self.on_lock_lost(ino),
             lambda ino: self.on_lock_shared(ino),
             self.program_locks,
+            self._leaving,
         )
         self.on_lock_lost: Callable[[int], None] = lambda _ino: None
         self.on_lock_shared: Callable[[int], None] = lambda _ino: None
@@ -94,6 +97,7 @@ class Proxy:
         """Takes over the locks of an earlier worker, and starts the renewal of tickets and locks."""
         self.write_locks.take_over(self._locked_inos())
         self._renewal.start()
+        self._leaving.start()
         self.program_locks.start()
         self.write_locks.start()
 
@@ -103,6 +107,7 @@ class Proxy:
         self.downloads.shutdown(cancel_futures=True)
         self.write_locks.close()
         self.program_locks.close()
+        self._leaving.close()
         if self.feed is not None:
             self.feed.close()
         self._stop.set()

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mount.bindings.native import protocol
+from mount.bindings.native import loop, protocol
 from mount.bindings.native.loop import IDLE_MAX
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
@@ -432,3 +432,34 @@ def test_no_threads_are_started_to_forget(kernel: Kernel) -> None:
             kernel.ask(Opcode.FORGET, protocol.FORGET_IN.pack(1), 1 << 40)
         wait_until(are_all_busy)
     assert kernel.ask(Opcode.LOOKUP, b"nothing\0")[0] == errno.ENOENT
+
+
+def test_calls_that_overlap_again_and_again_start_no_threads(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serving() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "fuse"}
+
+    def idle() -> tuple[int, int]:
+        with kernel.loop._guard:
+            return kernel.loop._idle, kernel.loop._threads
+
+    def overlap() -> None:
+        """As many as there are threads at leisure."""
+        with kernel.the.inodes._guard:  # so that none of them ends
+            for unique in range(1000, 1000 + IDLE_MAX):
+                kernel._socket.sendall(request(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0), unique))
+            wait_until(lambda: idle()[1] - idle()[0] == IDLE_MAX)
+        for _ in range(IDLE_MAX):
+            kernel._socket.recv(1000)
+        wait_until(lambda: idle()[0] == idle()[1])
+
+    monkeypatch.setattr(loop, "SPARE_SECONDS", 1000.0)
+    overlap()
+    before = serving()
+    assert len(before) > IDLE_MAX
+    overlap()
+    assert serving() == before
+    monkeypatch.setattr(loop, "SPARE_SECONDS", 0.0)
+    overlap()
+    wait_until(lambda: len(serving()) == IDLE_MAX)

@@ -220,6 +220,46 @@ def test_who_asks_again_and_again_is_not_always_too_late(house: LockRealm) -> No
     takes(alice, write())
 
 
+def test_who_asks_once_a_second_has_a_place_too(house: LockRealm) -> None:
+    """``until flock -n``, with ``sleep 1`` in it, and what the programs need besides."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    for _ in range(INSISTS_COUNT):
+        refused(bob, write())
+        house.pass_time(1.1)
+    alice.free_range(7, write())
+    assert refused(alice, write()).holder == "bob@there"
+    takes(bob, write())
+
+
+def test_who_only_insists_is_in_no_circle(house: LockRealm) -> None:
+    """He has something that is waited for, but does not wait himself: he will be told, and may let go."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write(), ino=1)
+    takes(bob, write(), ino=2)
+    for _ in range(INSISTS_COUNT):
+        refused(bob, write(), ino=1)
+    waiting = house.waits_for_range(alice, 2, write())
+    with pytest.raises(OSError, match="deadlock"):
+        bob.set_range(1, write(), WAIT)
+    bob.free_range(2, write())
+    assert granted(waiting)
+
+
+def test_within_a_session_nobody_stands_behind_who_waits(house: LockRealm) -> None:
+    """As on a local disk: only what is held is in the way, also of who does not wait."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, flock(False, owner=1))
+    writing = house.waits_for_range(alice, 7, flock(owner=2))
+    takes(alice, flock(False, owner=3))
+    takes(alice, flock(False, owner=4), wait_seconds=WAIT)
+    assert refused(bob, flock(False)) == RangeAnswer(flock(owner=2), False, "alice@there")
+    for owner in (1, 3, 4):
+        assert not writing.done()
+        alice.free_range(7, flock(owner=owner))
+    assert granted(writing)
+
+
 def test_the_order_ends_by_itself(house: LockRealm) -> None:
     house.server.close()
     house.config = replace(house.config, place_seconds=0.1, order_seconds=0.5, clock=time.time)
@@ -457,6 +497,26 @@ def test_what_is_restated_is_all_that_the_session_has(house: LockRealm) -> None:
     assert shown(house, "alice") == []
 
 
+def test_after_a_statement_nothing_is_granted_to_an_earlier_request(house: LockRealm) -> None:
+    """One that is held back still, though its mount has given up, or is another worker now."""
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, read(20, 29, owner=2))
+    takes(bob, write(0, 9))
+    takes(bob, write(), ino=8)
+    unheard, elsewhere = house.waits_for_range(alice, 7, read()), house.waits_for_range(alice, 8, read())
+    carol = house.client("carol")
+    waiting = house.waits_for_range(carol, 7, read())
+    assert alice.restate_ranges(7, [read(20, 29, owner=2)]) == []
+    assert not granted(unheard)
+    assert not waiting.done()
+    assert not elsewhere.done()
+    assert [place.user for place in house.range_queue(7)] == ["alice", "carol"], "the place is kept"
+    bob.free_range(7, write())
+    assert granted(waiting)
+    assert shown(house, "alice") == [read(20, 29, owner=2)]
+    takes(alice, read())
+
+
 def test_what_others_have_meanwhile_is_lost(house: LockRealm) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     mine = [read(0, 9), read(20, 29), write(40, 49), flock(False)]
@@ -530,6 +590,19 @@ def test_a_user_has_at_most_so_many(house: LockRealm) -> None:
     takes(again, read())
 
 
+def test_who_insists_and_has_no_room_is_just_refused(house: LockRealm) -> None:
+    house.server.close()
+    house.config = replace(house.config, user_locks_max=1)
+    house.server = make_server(house.config)
+    house.wire.apps[URL] = house.server.app
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    takes(bob, write(), ino=8)
+    for _ in range(INSISTS_COUNT + 1):
+        assert refused(bob, write()).holder == "alice@there"
+    assert house.range_queue(7) == []
+
+
 def test_who_is_next_and_has_no_room_is_passed_over(
     house: LockRealm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -601,6 +674,28 @@ def test_a_request_sent_twice_while_it_waits_is_one(house: LockRealm) -> None:
     with pytest.raises(Replayed):
         send(1, wanted)
     assert shown(house, "bob") == [write()]
+
+
+def test_what_was_refused_is_not_granted_to_the_same_request_sent_again(house: LockRealm) -> None:
+    """The second is held back for longer. Its answer is the first one's, so nobody would know of a grant."""
+    alice, keyring = house.client("alice"), house.keyring("bob")
+    channel = Channel(house.wire, URL, Role.LOCK, keyring)
+
+    def send(wait_seconds: float) -> RangeAnswer:
+        message, request_id = (
+            SetRange(1, 7, write(), wait_seconds=wait_seconds),
+            f"{keyring.session.session:x}.1",
+        )
+        return channel.call("POST", "/v1/locks/ranges/set", message, RangeAnswer, request_id=request_id)
+
+    takes(alice, write())
+    with ThreadPoolExecutor(2) as threads:
+        again = threads.submit(send, WAIT)
+        wait_until(lambda: len(house.range_queue(7)) == 1)
+        assert not granted(threads.submit(send, 0.01))
+        alice.free_range(7, write())
+        assert not granted(again)
+    assert shown(house, "bob") == []
 
 
 def test_many_at_once_never_have_what_is_in_conflict(house: LockRealm) -> None:

@@ -225,12 +225,13 @@ class RangeMachine(RuleBasedStateMachine):
         )
 
     def in_front(self, wish: Wish) -> list[Wish]:
-        """Earlier places that are in conflict with it."""
+        """Earlier places of other sessions that are in conflict with it."""
         earlier = self.queue[: self.queue.index(wish)] if wish in self.queue else self.queue
         return [
             other
             for other in earlier
             if other.ino == wish.ino
+            and other.session != wish.session
             and wish.is_against(other.owner, dict.fromkeys(bytes_of(other.range), other.range.is_exclusive))
         ]
 

@@ -147,3 +147,24 @@ def test_who_goes_around_the_pages_beside_a_reader_may_map(client: Client) -> No
             both.node.rescan()
             assert both.node.copy.dirty
         wait_until(lambda: both in released)
+
+
+def test_pages_that_have_completed_the_copy_are_of_no_use(client: Client) -> None:
+    with closing(Passthrough(client.vfs, -1, lambda _: None, is_possible=True)) as through:
+        client.vfs.drop_clean_copies()
+        first, second = opened(client, os.O_RDONLY), opened(client, os.O_RDONLY)
+        assert through.opened(first) == through.opened(second) == (0, 0)
+        assert client.pread(first.number, 0, 100) == b"content"
+        assert not through.closed(first), "the other one reads them"
+        assert through.closed(second)
+        served = opened(client, os.O_RDONLY)
+        assert through.opened(served) == (Fopen.PASSTHROUGH, 1)
+        assert not through.closed(served)
+
+
+def test_pages_stay_as_long_as_something_is_missing(client: Client) -> None:
+    with closing(Passthrough(client.vfs, -1, lambda _: None, is_possible=True)) as through:
+        client.vfs.drop_clean_copies()
+        reader = opened(client, os.O_RDONLY)
+        assert through.opened(reader) == (0, 0)
+        assert not through.closed(reader)

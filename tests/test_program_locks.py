@@ -4,15 +4,17 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
-from mount.program_locks import Owner
+from mount.program_notes import Owner
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import raises
+from wire.errors import fail
 from wire.messages.lock import Range
 
 LAST_BYTE = 2**63 - 1
@@ -104,7 +106,7 @@ def test_threads_of_one_program_lock_at_the_same_time(one: Client, shared: int) 
     finally:
         sys.setswitchinterval(interval)
     locks, owner = one.proxy.program_locks, Owner(one.walk("/file").ino, False, 1)
-    assert [range.first for range in locks._ranges(owner)] == [2 * number for number in numbers]
+    assert [range.first for range in locks._notes.of_owner(owner)] == [2 * number for number in numbers]
 
 
 def test_who_has_not_locked_yet_gives_way_to_who_has(
@@ -146,3 +148,94 @@ def test_what_cannot_be_seen_is_not_locked(stack: Stack, one: Client, shared: in
             takes(two, there, record(0))
         stack.back()
         assert takes(one, shared, record(0))
+
+
+# Workers that are killed
+
+
+@contextmanager
+def killed_at_range(stack: Stack, client: Client, *, before: bool = False) -> Iterator[None]:
+    """In the block the lock server grants or frees a range, and the worker dies before it hears of that; or
+    ``before`` it is sent."""
+
+    def cut(url: str, _headers: Mapping[str, str]) -> None:
+        if url.endswith("/ranges/set"):
+            client.cut()
+            if before:
+                raise fail(errno.ENETDOWN)
+
+    hooks = stack.wire.before if before else stack.wire.after
+    hooks.append(cut)
+    yield
+    hooks.remove(cut)
+    client.kill()
+
+
+@pytest.fixture
+def unheard(stack: Stack, one: Client) -> tuple[Client, int]:
+    """A worker, and an open file, of which the one before was granted a range and has not heard of it. It has
+    noted a lock of the same file."""
+    handle = one.open("/file", os.O_RDWR)
+    assert takes(one, handle, flock(is_exclusive=False))
+    with killed_at_range(stack, one), raises(errno.ENETDOWN):
+        takes(one, handle, record(0))
+    return stack.client(before=one), handle
+
+
+def test_a_range_that_no_worker_has_heard_of_is_freed(two: Client, unheard: tuple[Client, int]) -> None:
+    """The program was killed too, and does not ask again."""
+    with two.opened("/file", os.O_RDWR) as there:
+        wait_until(lambda: takes(two, there, record(0)))
+        assert not takes(two, there, flock(is_exclusive=True)), "what was noted is there still"
+
+
+def test_a_range_that_no_worker_has_heard_of_is_the_program_s_that_asks_again(
+    two: Client, unheard: tuple[Client, int]
+) -> None:
+    three, handle = unheard
+    assert takes(three, handle, record(0))
+    with two.opened("/file", os.O_RDWR) as there:
+        settled(three, ranged=[three.walk("/file").ino])
+        assert not takes(two, there, record(0))
+        three.vfs.unlock(handle, record(0))
+        assert takes(two, there, record(0))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_was_being_unlocked_when_the_worker_died_is_free(
+    stack: Stack, one: Client, two: Client, before: bool
+) -> None:
+    handle = one.open("/file", os.O_RDWR)
+    for wanted in (record(0), flock(is_exclusive=False)):
+        assert takes(one, handle, wanted)
+    with killed_at_range(stack, one, before=before):
+        one.vfs.unlock(handle, record(0))
+    three = stack.client(before=one)
+    three.vfs.unlock(handle, record(0))  # the kernel repeats it
+    with two.opened("/file", os.O_RDWR) as there:
+        wait_until(lambda: takes(two, there, record(0)))
+        assert not takes(two, there, flock(is_exclusive=True))
+
+
+def test_who_waits_for_a_range_of_his_own_mount_that_nobody_has_noted_gets_it(
+    stack: Stack, one: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He asks all the time, so there is never an answer that could not be on its way."""
+    monkeypatch.setattr("mount.program_locks.POLL_SECONDS", 0.5)
+    handle = one.open("/file", os.O_RDWR)
+    with killed_at_range(stack, one), raises(errno.ENETDOWN):
+        takes(one, handle, record(0))
+    three = stack.client(before=one)
+    waiting = threading.Thread(
+        target=three.vfs.lock, args=(handle, record(0, owner=2)), kwargs={"waits": True}
+    )
+    waiting.start()
+    wait_until(lambda: bool(stack.lock.service.range_queue.places()))
+    ino = three.walk("/file").ino
+    for _ in range(2):
+        three.proxy.program_locks.renewed([ino])
+    waiting.join(5.0)
+    is_granted = not waiting.is_alive()
+    stack.advance_locks()
+    waiting.join()
+    assert is_granted

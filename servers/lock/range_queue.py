@@ -1,16 +1,19 @@
 """Who waits for ranges of programs, in which order, and for whom.
 
-First come, first served: nobody gets what an earlier place is in conflict with. Except if who is in that
-place waits, directly or through others, for the very one who asks: then all would wait for ever. A circle
-that is closed by held ranges alone cannot be opened like that; who would close it is told EDEADLK.
+First come, first served, between sessions: nobody gets what an earlier place of another one is in conflict
+with. Except if who is in that place waits, directly or through others, for the very one who asks: then all
+would wait for ever. A circle that is closed by held ranges alone cannot be opened like that; who would close
+it is told EDEADLK.
+
+Among the programs of one session all is as on a local disk: what is freed goes to who came first, but who
+waits is in nobody's way.
 
 Nobody waits for longer than ``order_seconds`` only because of who came before him. For there are circles that
 cannot be seen here: a program that has a shared lock starts another one, and waits until that has one too. So
 those who come and go cannot keep away who came before them, unless they have what they have for that long.
 
 Who may not wait asks again and again (SQLite does, for one), and each time another machine's program may just
-have been faster. Who has insisted for some time has a place in front of other sessions too, for as long as he
-goes on asking. Among the programs of one session nothing is different from a local disk.
+have been faster. Who has insisted for some time has a place too, for as long as he goes on asking.
 
 All of this is in memory: after a restart the clients ask again. It is changed inside database transactions
 only, one at a time. After a rollback it may be ahead of the database: somebody has lost a place, and asks
@@ -30,9 +33,9 @@ INSISTS_COUNT = 5
 PAUSE_SECONDS = 2.0
 """Who lets so much time go by between two requests begins to count anew."""
 
-INSISTENT_SECONDS = 1.0
-"""How long who insists, and does not wait, has a place after he has asked: when he gives up, nobody is there
-who keeps others away."""
+INSISTENT_SECONDS = 1.5
+"""How long who insists, and does not wait, has a place after he has asked: enough for who sleeps a second in
+between, and when he gives up, nobody is kept away for long."""
 
 REFUSED_MAX = 10_000
 """Claims of which it is remembered that they were refused."""
@@ -55,7 +58,7 @@ class Place:
     silent_seconds: float
     """How long the place is kept without being asked for."""
     insists: bool = False
-    """It is of somebody who does not wait, and counts before other sessions only."""
+    """It is of somebody who does not wait."""
 
     @property
     def ends_at(self) -> float:
@@ -160,13 +163,13 @@ class RangeQueue:
 
     def _in_front(self, place: Place) -> Iterator[Place]:
         for other in self.of_inode(place.ino):
-            is_in_front = other.number < place.number and in_conflict(other.claim, place.claim)
-            if is_in_front and not (other.insists and other.session == place.session):
+            is_elsewhere = other.number < place.number and other.session != place.session
+            if is_elsewhere and in_conflict(other.claim, place.claim):
                 yield other
 
     def _waits_for(self, place: Place, goal: Owner, held: Held, by_order: bool = True) -> bool:
         """Whether ``place`` waits for ``goal``, directly or through others; ``by_order``: also because of who
-        came first, not only of what is held."""
+        came first, not only of what is held, and also through those who insist, and so do not wait."""
         seen, todo = {place}, [place]
         while todo:
             waiting = todo.pop()
@@ -175,7 +178,8 @@ class RangeQueue:
                 owners.update(earlier.claim.owner for earlier in self._in_front(waiting))
             if goal in owners:
                 return True
-            next_ones = {other for other in self.places() if other.claim.owner in owners} - seen
+            found = {other for other in self.places() if other.claim.owner in owners}
+            next_ones = {other for other in found - seen if by_order or not other.insists}
             seen |= next_ones
             todo.extend(next_ones)
         return False

@@ -8,6 +8,7 @@ Leases and places end in ``end_old`` only, as those of the write locks do.
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 
 from servers.lock.config import LockConfig
@@ -58,14 +59,8 @@ class RangeRules:
         obstacle = self._queue.obstacle(place, near, self._held(turn))
         if obstacle is None:
             self._grant(turn, place, near)
-        elif self._queue.find(ino, claim):
-            if message.wait_seconds > 0:
-                place.insists, place.silent_seconds = False, self._config.place_seconds
-            self._touch(turn, place)
-        elif message.wait_seconds > 0 or (
-            self._queue.insists(place) and not self._queue.is_circle(place, self._held(turn))
-        ):
-            self._join(turn, place)
+        else:
+            self._keep_place(turn, place, waits=message.wait_seconds > 0)
         self._pass_on(turn, self._queue.of_inode(ino))
         return RangeAnswer() if obstacle is None else self._answer(turn, who.session, obstacle)
 
@@ -185,8 +180,10 @@ class RangeRules:
         held, waiting = self._held(turn), list(places)
         while waiting:
             place = waiting.pop(0)
-            near = held(place.ino)
-            if self._asks(place) and self._queue.obstacle(place, near, held) is None:
+            if not self._asks(place):
+                continue
+            near = self._near(turn, place.ino, place.claim)
+            if self._queue.obstacle(place, near, held) is None:
                 self._pass_to(turn, place, near)
                 held = self._held(turn)
                 waiting = [other for other in places if self._queue.has(other)]
@@ -214,6 +211,18 @@ class RangeRules:
         if not self._store.extend(turn.connection, who.session, expires):
             self._store.begin(turn.connection, who.session, who.user, who.client, expires)
         turn.ends(expires)
+
+    def _keep_place(self, turn: Turn, place: Place, *, waits: bool) -> None:
+        """Who is refused and waits, or insists, has the place from now on, or still. Raises EDEADLK and
+        ENOLCK if he waits."""
+        if waits and (place.insists or not self._queue.has(place)):
+            place.insists, place.silent_seconds = False, self._config.place_seconds
+            self._join(turn, place)
+        elif self._queue.has(place):
+            self._touch(turn, place)
+        elif self._queue.insists(place):
+            with suppress(OSError):  # he is refused, with a place or without
+                self._join(turn, place)
 
     def _join(self, turn: Turn, place: Place) -> None:
         """Takes the place. Raises EDEADLK if the owner would wait for himself, ENOLCK."""

@@ -39,6 +39,7 @@ from wire.messages.lock import (
     Renew,
     Renewed,
     Restate,
+    Restated,
     SetRange,
 )
 from wire.tickets import Ticket
@@ -62,6 +63,11 @@ class Asked(NamedTuple):
     ticket: Ticket
     counter: int
     acked: int
+
+    @property
+    def name(self) -> tuple[int, int]:
+        """Whoever sends it once more gives it the same."""
+        return self.ticket.session, self.counter
 
 
 class LockService:
@@ -116,7 +122,7 @@ class LockService:
 
         asked = Asked(ticket, counter, message.acked)
         keys = [(ticket.session, ino) for ino in message.inos]
-        if message.wait_seconds > 0 and (request := self._waiting.enter(keys)):
+        if message.wait_seconds > 0 and (request := self._waiting.enter(asked.name, keys)):
             return self._patiently(
                 asked,
                 request,
@@ -157,7 +163,7 @@ class LockService:
         if message.is_free:
             return self._once(asked, lambda turn: rules.free(turn, ticket, message))
         keys = [(message.ino, Claim(ticket.session, message.range))]
-        if message.wait_seconds > 0 and (request := self._waiting.enter(keys)):
+        if message.wait_seconds > 0 and (request := self._waiting.enter(asked.name, keys)):
             return self._patiently(
                 asked,
                 request,
@@ -183,9 +189,16 @@ class LockService:
             return self._ranges.ask(Turn(connection), ticket.session, message)
 
     def restate_ranges(self, ticket: Ticket, counter: int, message: Restate) -> bytes:
-        """Restated. Raises ENOLCK, and BadMessage if ranges of one owner overlap."""
-        asked = Asked(ticket, counter, message.acked)
-        return self._once(asked, lambda turn: self._ranges.restate(turn, ticket, message))
+        """Restated. Raises ENOLCK, and BadMessage if ranges of one owner overlap. What is held back of the
+        session's other requests about the inode is nobody's any more: who sent it has given up, or has died,
+        and would not know of a grant. Such a place is kept for who asks for it again."""
+
+        def run(turn: Turn) -> Restated:
+            places = self.range_queue.of_inode(message.ino)
+            self._waiting.send_away(place.key for place in places if place.session == ticket.session)
+            return self._ranges.restate(turn, ticket, message)
+
+        return self._once(Asked(ticket, counter, message.acked), run)
 
     def break_lock(self, ticket: Ticket, counter: int, message: Break) -> bytes:
         """Empty. Raises EPERM for all but admins, ENOENT if nobody has the lock or a range."""

@@ -6,7 +6,7 @@ the last that a thread takes: nothing else is called with it held.
 
 import threading
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Set
 from dataclasses import dataclass, field
 
 Key = Hashable
@@ -15,8 +15,10 @@ Key = Hashable
 
 @dataclass(eq=False)
 class HeldBack:
-    """A request for ``keys``; ``done`` is set when none of them is missing any more."""
+    """A request for ``keys``; ``done`` is set when none of them is missing any more. One that is sent twice has
+    the same ``name``."""
 
+    name: Hashable
     keys: frozenset[Key]
     missing: set[Key]
     done: threading.Event = field(default_factory=threading.Event)
@@ -32,28 +34,37 @@ class Waiting:
         self._by_key: defaultdict[Key, set[HeldBack]] = defaultdict(set)
         self._closed = False
 
-    def enter(self, keys: Iterable[Key]) -> HeldBack | None:
+    def enter(self, name: Hashable, keys: Iterable[Key]) -> HeldBack | None:
         """A place to wait for all of ``keys``, to be left by ``leave``; None if there is no room."""
         with self._changed:
             if self._closed or len(self._requests) >= self._requests_max:
                 return None
-            request = HeldBack(frozenset(keys), set(keys))
+            request = HeldBack(name, frozenset(keys), set(keys))
             self._requests.add(request)
             for key in request.keys:
                 self._by_key[key].add(request)
             return request
 
     def leave(self, request: HeldBack) -> None:
-        """The request is held back no more; a second time it does nothing."""
+        """The request is held back no more, nor is what was sent again under its name: there is one answer, and
+        if that is a refusal nobody would hear of a grant. A second time it does nothing."""
         with self._changed:
-            if request not in self._requests:
-                return
-            self._requests.remove(request)
+            self._send_away({other for other in self._requests if other.name == request.name})
+
+    def send_away(self, keys: Iterable[Key]) -> None:
+        """Ends the wait of all requests for any of these: they are held back no more."""
+        with self._changed:
+            self._send_away({request for key in keys for request in self._by_key.get(key, ())})
+
+    def _send_away(self, requests: Set[HeldBack]) -> None:
+        self._requests -= requests
+        for request in requests:
+            request.done.set()
             for key in request.keys:
                 self._by_key[key].remove(request)
                 if not self._by_key[key]:
                     del self._by_key[key]
-            self._changed.notify_all()
+        self._changed.notify_all()
 
     def asks(self, key: Key) -> bool:
         """Whether a request for ``key`` is held back at this moment, so that its answer can bring it.

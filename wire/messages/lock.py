@@ -110,8 +110,8 @@ class SetRange(msgspec.Struct, frozen=True):
     sessions are in conflict also where they do not overlap: a file's content is one session's to change.
 
     With ``wait_seconds`` > 0 the answer is held back until it is granted or the time is over; asking again
-    keeps the place in the queue. Nobody gets what others wait for in front of him, unless they wait for
-    himself. Raises EDEADLK if an fcntl(2) owner would wait for himself, ENOLCK if there are too many.
+    keeps the place in the queue. Nobody gets what other sessions wait for in front of him, unless they wait
+    for himself. Raises EDEADLK if an fcntl(2) owner would wait for himself, ENOLCK if there are too many.
 
     An owner who asks for an exclusive flock(2) range gives up his shared one first, and gets it back by no
     refusal: as flock(2) says. An fcntl(2) owner keeps what he has while he waits and when he is refused.
@@ -154,7 +154,8 @@ class RangeAnswer(msgspec.Struct, frozen=True):
 
 class Restate(msgspec.Struct, frozen=True):
     """``POST /v1/locks/ranges/restate``: all that the session has of ``ino`` is ``ranges``, as far as it had
-    them or nobody else has anything in conflict with them. Raises EINVAL if two of one owner overlap."""
+    them or nobody else has anything in conflict with them. Nothing of ``ino`` is granted to earlier requests
+    of the session after that. Raises EINVAL if two of one owner overlap."""
 
     acked: Count
     ino: Positive

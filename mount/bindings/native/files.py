@@ -229,7 +229,8 @@ class Files:
         if handle is None:
             return DONE  # an earlier worker has closed it, and could not say so any more
         self._the.vfs.unlock_handle(handle.number)  # a map may outlive it
-        self._the.passthrough.closed(handle)
+        if self._the.passthrough.closed(handle):
+            self._the.notifications.drop(handle.node.ino, ALL)
         return DONE
 
     def fallocate(self, request: Request) -> Answer:

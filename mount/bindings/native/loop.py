@@ -31,6 +31,10 @@ IDLE_MAX = 2
 """The kernel gives each request to the one that has waited longest: the more there are, the colder is what
 each of them needs, and the more often they contend for the interpreter."""
 
+SPARE_SECONDS = 1.0
+"""More than that stay for so long after one was needed: programs whose calls overlap now and then would have
+a thread started for every second call, which takes several times what the call takes."""
+
 DATA_BYTES = 1 << 20
 """The most that a READ or a WRITE carries."""
 
@@ -62,7 +66,7 @@ class Loop:
         self._guard = threading.Condition(self._lock)  # the same: to enter it costs more
         self._threads = 0
         self._idle = 0
-        self._answered_at = time.monotonic()
+        self._started_at = self._answered_at = time.monotonic()
         self._stopping = False
         self.ended: SimpleQueue[None] = SimpleQueue()
         """Something is put there at the end; also by who handles signals."""
@@ -92,6 +96,7 @@ class Loop:
     def _start_another(self) -> None:
         """Under guard. Raises RuntimeError if the system lets there be no more threads."""
         threading.Thread(target=self._run, name="fuse", daemon=True).start()
+        self._started_at = time.monotonic()
         self._threads += 1
         self._idle += 1
 
@@ -135,10 +140,10 @@ class Loop:
             self._answer(buffer[:count], room)
             with self._lock:
                 self._idle += 1
-                self._answered_at = time.monotonic()
+                self._answered_at = now = time.monotonic()
                 if self._stopping:
                     self._guard.notify_all()
-                elif self._idle > IDLE_MAX:
+                elif self._idle > IDLE_MAX and now - self._started_at > SPARE_SECONDS:
                     self._idle -= 1
                     self._threads -= 1
                     return

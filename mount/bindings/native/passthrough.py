@@ -210,9 +210,12 @@ class Passthrough:
 
     # Closing
 
-    def closed(self, handle: Handle) -> None:
-        """The kernel has let go of a handle, which is released as soon as that may be."""
+    def closed(self, handle: Handle) -> bool:
+        """The kernel has let go of a handle, which is released as soon as that may be. Returns whether the
+        kernel's pages are of no use any more: the local copy was completed by what was read into them, and
+        who opens the file next reads that. If nobody drops them, that open does, and its program waits."""
         how = self._how.pop(handle.number)
+        is_served_next = how == PAGED and self._is_served_next(handle)
         wrote = _writes_past_us(how, handle)
         may_be_mapped = wrote and handle.may_map_for_writing
         ino = handle.node.ino
@@ -233,8 +236,14 @@ class Passthrough:
             finally:
                 if inode.put_aside and not inode.writers:
                     self._release_when_home(ino, inode)
+            return is_served_next and not inode.paged
         finally:
             self._leave(ino, inode)
+
+    def _is_served_next(self, handle: Handle) -> bool:
+        """Whether a reader like this one would be passed on now."""
+        is_worth_it = self._is_possible and not handle.writable and _is_worth_it(handle)
+        return is_worth_it and not handle.node.copy.lacking
 
     def _release_when_home(self, ino: int, inode: _Inode) -> None:
         """Releases what was put aside, now, or when the maps are gone."""
