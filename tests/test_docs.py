@@ -112,7 +112,7 @@ def test_every_message_is_documented_with_all_of_its_fields(name: str) -> None:
 def test_every_test_that_the_semantics_are_shown_by_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", SEMANTICS))
     assert len(named) > 50
-    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     assert not {name for name in named if f"\ndef {name}(" not in tests}
 
 

@@ -34,18 +34,6 @@ MINIMAL = acl((USER_OBJ, 6, NOBODY), (GROUP_OBJ, 4, NOBODY), (OTHER, 0, NOBODY))
 
 
 @pytest.fixture
-def realm(tmp_path: Path) -> Iterator[DirectoryRealm]:
-    realm = DirectoryRealm(tmp_path)
-    yield realm
-    realm.server.close()
-
-
-@pytest.fixture
-def alice(realm: DirectoryRealm) -> User:
-    return realm.user(ALICE, ALICE, TEAM)
-
-
-@pytest.fixture
 def bob(realm: DirectoryRealm) -> User:
     return realm.user(BOB)
 
@@ -53,11 +41,6 @@ def bob(realm: DirectoryRealm) -> User:
 @pytest.fixture
 def eve(realm: DirectoryRealm) -> User:
     return realm.user(EVE)
-
-
-@pytest.fixture
-def root(realm: DirectoryRealm) -> User:
-    return realm.user(0)
 
 
 def access_of(user: User, ino: int) -> bytes | None:

@@ -2,8 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,28 +24,6 @@ from wire.messages.common import Empty
 from wire.passwords import credentials_context
 from wire.sealing import seal_to_server
 from wire.tickets import Role
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.server.close()
-
-
-@pytest.fixture
-def alice(house: House) -> Session:
-    """The first user, hence the admin."""
-    house.signup("alice")
-    return house.login("alice")
-
-
-@pytest.fixture
-def bob(house: House, alice: Session) -> Session:
-    """An ordinary user."""
-    house.signup("bob")
-    return house.login("bob")
-
 
 # Guessing
 

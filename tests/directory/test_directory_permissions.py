@@ -2,8 +2,6 @@
 
 import errno
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,28 +23,6 @@ from wire.messages.directory import (
     SetXattr,
     Unlink,
 )
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[DirectoryRealm]:
-    realm = DirectoryRealm(tmp_path)
-    yield realm
-    realm.server.close()
-
-
-@pytest.fixture
-def alice(realm: DirectoryRealm) -> User:
-    return realm.user(ALICE, ALICE, TEAM)
-
-
-@pytest.fixture
-def bob(realm: DirectoryRealm) -> User:
-    return realm.user(BOB, BOB, TEAM)
-
-
-@pytest.fixture
-def root(realm: DirectoryRealm) -> User:
-    return realm.user(0)
 
 
 def test_who_may_not_write_a_directory_changes_no_name_in_it(alice: User, bob: User) -> None:

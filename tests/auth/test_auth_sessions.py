@@ -3,7 +3,7 @@
 import errno
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,28 +20,6 @@ from wire.messages.auth import (
     UserInfo,
 )
 from wire.sealing import fingerprint
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.server.close()
-
-
-@pytest.fixture
-def alice(house: House) -> Session:
-    """The first user, hence the admin."""
-    house.signup("alice")
-    return house.login("alice")
-
-
-@pytest.fixture
-def bob(house: House, alice: Session) -> Session:
-    """An ordinary user."""
-    house.signup("bob")
-    return house.login("bob")
-
 
 # Sessions
 

@@ -2,7 +2,7 @@
 
 import errno
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,28 +25,6 @@ from wire.messages.auth import (
 from wire.passwords import derive, token_context
 from wire.sealing import unseal
 from wire.tickets import CLIENT_ROLES
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.server.close()
-
-
-@pytest.fixture
-def alice(house: House) -> Session:
-    """The first user, hence the admin."""
-    house.signup("alice")
-    return house.login("alice")
-
-
-@pytest.fixture
-def bob(house: House, alice: Session) -> Session:
-    """An ordinary user."""
-    house.signup("bob")
-    return house.login("bob")
-
 
 # Sign-up
 

@@ -3,13 +3,11 @@
 import errno
 import stat
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.support.directory import ALICE, BOB, TEAM, DirectoryRealm, User, fails, look
+from tests.support.directory import ALICE, DirectoryRealm, User, fails, look
 from tests.support.inprocess import LossyWire
 from tests.support.times import NOON
 from wire.limits import LINK_MAX
@@ -27,28 +25,6 @@ from wire.messages.directory import (
 )
 
 NOREPLACE, EXCHANGE = 1, 2
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[DirectoryRealm]:
-    realm = DirectoryRealm(tmp_path)
-    yield realm
-    realm.server.close()
-
-
-@pytest.fixture
-def alice(realm: DirectoryRealm) -> User:
-    return realm.user(ALICE, ALICE, TEAM)
-
-
-@pytest.fixture
-def bob(realm: DirectoryRealm) -> User:
-    return realm.user(BOB, BOB, TEAM)
-
-
-@pytest.fixture
-def root(realm: DirectoryRealm) -> User:
-    return realm.user(0)
 
 
 # Names

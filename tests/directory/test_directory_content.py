@@ -2,13 +2,11 @@
 
 import errno
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.support.directory import ALICE, BOB, TEAM, DirectoryRealm, User, commit, fails, look, placed
+from tests.support.directory import BOB, DirectoryRealm, User, commit, fails, look, placed
 from wire.errors import BadMessage, ChunksMissing, Conflict
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import (
@@ -25,28 +23,6 @@ from wire.messages.directory import (
 )
 
 BILLION = 10**9
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[DirectoryRealm]:
-    realm = DirectoryRealm(tmp_path)
-    yield realm
-    realm.server.close()
-
-
-@pytest.fixture
-def alice(realm: DirectoryRealm) -> User:
-    return realm.user(ALICE, ALICE, TEAM)
-
-
-@pytest.fixture
-def bob(realm: DirectoryRealm) -> User:
-    return realm.user(BOB, BOB, TEAM)
-
-
-@pytest.fixture
-def root(realm: DirectoryRealm) -> User:
-    return realm.user(0)
 
 
 def test_a_commit_makes_a_version_and_the_old_one_stays_readable(realm: DirectoryRealm, alice: User) -> None:

@@ -2,8 +2,6 @@
 
 import errno
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,23 +22,6 @@ from wire.messages.directory import (
     SetXattr,
     Unlink,
 )
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[DirectoryRealm]:
-    realm = DirectoryRealm(tmp_path)
-    yield realm
-    realm.server.close()
-
-
-@pytest.fixture
-def alice(realm: DirectoryRealm) -> User:
-    return realm.user(ALICE, ALICE, TEAM)
-
-
-@pytest.fixture
-def bob(realm: DirectoryRealm) -> User:
-    return realm.user(BOB, BOB, TEAM)
 
 
 def nameless(user: User, parent: int = ROOT_INO, mode: int = 0o666, umask: int = 0o022) -> Attr:

@@ -2,7 +2,6 @@
 
 import errno
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +24,6 @@ from wire.tickets import Grant, Role, open_grant
 
 PATIENCE = 10.0
 """Seconds after which a test gives up."""
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[LockRealm]:
-    house = LockRealm(tmp_path)
-    yield house
-    house.close()
 
 
 def take(client: LockClient, ino: int = 7, wait_seconds: float = 0.0) -> Held:

@@ -3,7 +3,7 @@
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,13 +38,6 @@ class Session(NamedTuple):
     session: int
     user: str
     client: str
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[LockRealm]:
-    house = LockRealm(tmp_path)
-    yield house
-    house.close()
 
 
 def write(first: int = 0, last: int = 9, owner: int = 1) -> Range:

@@ -4,7 +4,7 @@ import errno
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,14 +39,6 @@ from wire.messages.directory import (
     Tasks,
 )
 from wire.tickets import Receipt, Role
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.close()
-
 
 # File servers
 

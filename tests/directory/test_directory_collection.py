@@ -3,11 +3,8 @@
 import errno
 import itertools
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from sqlalchemy import Connection, func, insert, select
 
 from servers.directory import chunks
@@ -15,13 +12,6 @@ from servers.directory.schema import extents, holds, inodes, versions, xattrs
 from servers.directory.storage import Storage
 from tests.support.storage import DAY, GRACE, START, World, new_id
 from wire.tickets import Receipt
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.close()
 
 
 def test_a_replaced_version_is_kept_for_the_retention_time(world: World) -> None:
