@@ -15,8 +15,8 @@ Key = Hashable
 
 @dataclass(eq=False)
 class HeldBack:
-    """A request for ``keys``; ``done`` is set when none of them is missing any more. One that is sent twice has
-    the same ``name``."""
+    """A request for ``keys``; ``done`` is set when none of them is missing any more. One that is sent twice
+    has the same ``name``."""
 
     name: Hashable
     keys: frozenset[Key]
@@ -46,8 +46,8 @@ class Waiting:
             return request
 
     def leave(self, request: HeldBack) -> None:
-        """The request is held back no more, nor is what was sent again under its name: there is one answer, and
-        if that is a refusal nobody would hear of a grant. A second time it does nothing."""
+        """The request is held back no more, nor is what was sent again under its name: there is one answer,
+        and if that is a refusal nobody would hear of a grant. A second time it does nothing."""
         with self._changed:
             self._send_away({other for other in self._requests if other.name == request.name})
 

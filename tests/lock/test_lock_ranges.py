@@ -15,7 +15,7 @@ import pytest
 from clients.lock import LockClient
 from clients.session import Channel
 from servers.lock.app import make_server
-from servers.lock.range_queue import INSISTENT_SECONDS, INSISTS_COUNT
+from servers.lock.range_queue import INSISTENT_SECONDS, INSISTS_COUNT, PAUSE_SECONDS
 from servers.lock.range_rules import RangeRules
 from servers.lock.rules import Turn, Who
 from servers.replies import Replies
@@ -109,6 +109,13 @@ def test_two_sessions_do_not_write_one_file_in_different_places(house: LockRealm
     assert refused(bob, write(100, 109)).conflict == write(0, 9)
     takes(bob, read(100, 109))
     assert bob.ask_range(7, write(100, 109)).conflict == write(0, 9)
+
+
+def test_neighbours_that_are_alike_become_one(house: LockRealm) -> None:
+    alice = house.client("alice")
+    for wanted in (write(20, 29), write(0, 9), write(10, 19)):
+        takes(alice, wanted)
+    assert shown(house, "alice") == [write(0, 29)]
 
 
 def test_flock_and_fcntl_do_not_know_of_each_other(house: LockRealm) -> None:
@@ -225,6 +232,22 @@ def test_who_asks_once_a_second_has_a_place_too(house: LockRealm) -> None:
     takes(bob, write())
 
 
+def test_who_pauses_or_was_granted_it_does_not_insist(house: LockRealm) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    for _ in range(2):
+        house.pass_time(PAUSE_SECONDS)
+        for _ in range(INSISTS_COUNT - 1):
+            refused(bob, write())
+        assert house.range_queue(7) == []
+    alice.free_range(7, write())
+    takes(bob, write())
+    bob.free_range(7, write())
+    takes(alice, write())
+    refused(bob, write())
+    assert house.range_queue(7) == []
+
+
 def test_who_only_insists_is_in_no_circle(house: LockRealm) -> None:
     """He has something that is waited for, but does not wait himself: he will be told, and may let go."""
     alice, bob = house.client("alice"), house.client("bob")
@@ -298,6 +321,29 @@ def test_one_who_leaves_is_answered_and_never_gets_it(house: LockRealm) -> None:
     assert not other.done()
     alice.free_range(7, write())
     assert granted(other)
+
+
+def test_one_who_leaves_lets_those_behind_him_pass(house: LockRealm) -> None:
+    reader, writer, late = house.client("reader"), house.client("writer"), house.client("late")
+    takes(reader, read())
+    writing = house.waits_for_range(writer, 7, write())
+    waiting = house.waits_for_range(late, 7, read())
+    writer.leave_range(7, False, 1)
+    assert granted(waiting)
+    assert not granted(writing)
+
+
+def test_a_place_is_kept_from_when_its_request_was_answered(house: LockRealm) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    takes(alice, write())
+    waiting = house.waits_for_range(bob, 7, write())
+    house.pass_time(PLACE)
+    house.server.service._waiting.send_away([house.range_queue(7)[0].key])
+    assert not granted(waiting)
+    house.pass_time(PLACE - 1)
+    assert len(house.range_queue(7)) == 1
+    house.pass_time(1)
+    assert house.range_queue(7) == []
 
 
 def test_a_change_from_shared_to_exclusive_waits_and_keeps_what_it_has(house: LockRealm) -> None:
