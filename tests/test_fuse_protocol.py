@@ -491,3 +491,21 @@ def test_who_drops_pages_lets_others_bring_them(kernel: Kernel) -> None:
     kernel.the.notifications.drop(1, ALL)
     assert passed
     assert [kernel.notified()[0] for _ in range(2)] == [Notify.INVAL_INODE] * 2
+
+
+def test_who_waits_for_content_lets_others_read(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"fetched")
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, os.O_RDWR, 0) + b"bytes", ino)
+    kernel.ask(Opcode.FLUSH, protocol.FLUSH_IN.pack(number, 0, 0, 0), ino)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    vfs, passed, buffer = kernel.the.vfs, list[None](), bytearray(5)
+    vfs.drop_clean_copies()
+    opened = vfs.open_path([b"fetched"], os.O_RDONLY, None).number
+    turns.keep(lambda: passed.append(None))
+    assert vfs.read_into(opened, 0, memoryview(buffer)) == len(buffer)
+    assert (bytes(buffer), passed) == (b"bytes", [None])
+    turns.keep(lambda: passed.append(None))
+    assert vfs.read_into(opened, 0, memoryview(buffer)) == len(buffer)
+    assert passed == [None]
+    turns.keep(None)
+    vfs.release(opened)

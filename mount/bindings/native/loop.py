@@ -60,7 +60,9 @@ KEEPS = frozenset(
     for opcode in (
         Opcode.LOOKUP,
         Opcode.GETATTR,
+        Opcode.GETXATTR,
         Opcode.OPEN,
+        Opcode.READ,
         Opcode.RELEASE,
         Opcode.OPENDIR,
         Opcode.READDIR,
@@ -68,7 +70,8 @@ KEEPS = frozenset(
         Opcode.RELEASEDIR,
     )
 )
-"""What is answered out of memory, as a rule: in less time than it takes to wake another thread."""
+"""What is answered out of memory or the local copy, as a rule: in less time than it takes to wake another
+thread."""
 
 KEPT_SECONDS = 1.0
 """Longer nobody keeps the turn, whatever he may wait for without having said so."""
