@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mount import turns
 from wire.errors import fail
 
 
@@ -84,6 +85,7 @@ def waking(wake: Callable[[], None]) -> Iterator[None]:
     if waiting is None:
         yield
         return
+    turns.about_to_wait()
     with _guard:
         waiting.wake = wake
         if waiting.is_interrupted:

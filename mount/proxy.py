@@ -7,7 +7,7 @@ renewed. It keeps no file's state; that is the Vfs's. Usable without a mount (se
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from clients.attempts import Attempts
@@ -15,7 +15,8 @@ from clients.directory import DirectoryClient
 from clients.feed import FeedClient
 from clients.files import ChunkClient
 from clients.lock import LockClient
-from clients.session import Channel, Counter, Keyring, Wire
+from clients.session import Answer, Channel, Counter, Keyring, Wire
+from mount import turns
 from mount.calls import Calls
 from mount.feed import Feed
 from mount.lease import Lease
@@ -57,6 +58,7 @@ class Proxy:
         *,
         promised: bool = False,
     ) -> None:
+        wire = _Waited(wire)
         self.keyring = keyring
         self._identity = Identity(keyring.session.uid, tuple(keyring.session.gids))
         self.slate = slate or Slate()
@@ -172,6 +174,20 @@ class Proxy:
             except OSError as error:
                 log.info("the tickets or what goes with them could not be renewed: %s", error)
                 pause = min(60.0, pause)
+
+
+class _Waited:
+    """A wire. Who sends something waits for the answer."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+    ) -> Answer:
+        """As the wire's own."""
+        turns.about_to_wait()
+        return self._wire.send(method, url, headers, body, silence_seconds)
 
 
 class _Placement:

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import Future
 
 from cache.copies import NeedsManifest
+from mount import turns
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
 from wire.limits import CHUNK_BYTES, MANIFEST_CHUNKS_MAX
@@ -58,6 +59,7 @@ class Reader:
 
     def ensure(self, node: Node, offset: int, size: int, who: Caller | None) -> None:
         """Fetches what is missing in the range, for ``who``. Raises what the last replica said."""
+        turns.about_to_wait()
         while True:
             with node.guard:
                 version = node.copy.version

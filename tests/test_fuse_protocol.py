@@ -21,8 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mount import turns
 from mount.bindings.native import loop, protocol
 from mount.bindings.native.loop import IDLE_MAX
+from mount.bindings.native.notifications import ALL
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Fattr, Fopen, Init, InitIn, Notify, Opcode, Structure
 from mount.bindings.native.requests import Request
@@ -454,6 +456,7 @@ def test_calls_that_overlap_again_and_again_start_no_threads(
             kernel._socket.recv(1000)
         wait_until(lambda: idle()[0] == idle()[1])
 
+    monkeypatch.setattr(loop, "KEEPS", frozenset())
     monkeypatch.setattr(loop, "SPARE_SECONDS", 1000.0)
     overlap()
     before = serving()
@@ -463,3 +466,61 @@ def test_calls_that_overlap_again_and_again_start_no_threads(
     monkeypatch.setattr(loop, "SPARE_SECONDS", 0.0)
     overlap()
     wait_until(lambda: len(serving()) == IDLE_MAX)
+
+
+def test_who_waits_for_a_service_lets_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "KEPT_SECONDS", 1000.0)
+    with Stack(tmp_path) as stack:
+        kernel, goes_on = Kernel(stack), threading.Event()
+        wire = vars(kernel.the.vfs._proxy.directory._channel._wire)["_wire"]
+        send = wire.send
+        monkeypatch.setattr(wire, "send", lambda *args: goes_on.wait(20) and send(*args))
+        kernel._socket.sendall(request(Opcode.LOOKUP, b"nothing\0", 1000))
+        assert kernel.ask(Opcode.ACCESS, b"") == (errno.EINVAL, b"")
+        goes_on.set()
+        assert protocol.OUT_HEADER.read(kernel._socket.recv(1000)).unique == 1000
+        kernel.close()
+
+
+def test_nobody_keeps_the_turn_for_long(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+
+    def waits_and_does_not_say_so(_: Request) -> bytes:
+        goes_on.wait(20)
+        return b""
+
+    assert kernel.ask(Opcode.STATFS)[0] == 0  # now there is a thread that waits for its turn
+    monkeypatch.setattr(loop, "KEPT_SECONDS", 0.01)
+    monkeypatch.setitem(kernel.loop._operations._methods, int(Opcode.GETATTR), waits_and_does_not_say_so)
+    kernel._socket.sendall(request(Opcode.GETATTR, b"", 1000))
+    assert kernel.ask(Opcode.ACCESS, b"") == (errno.EINVAL, b"")
+    goes_on.set()
+    assert protocol.OUT_HEADER.read(kernel._socket.recv(1000)).unique == 1000
+
+
+def test_who_drops_pages_lets_others_bring_them(kernel: Kernel) -> None:
+    passed: list[None] = []
+    turns.keep(lambda: passed.append(None))
+    kernel.the.notifications.drop_attributes(1)
+    assert not passed
+    kernel.the.notifications.drop(1, ALL)
+    assert passed
+    assert [kernel.notified()[0] for _ in range(2)] == [Notify.INVAL_INODE] * 2
+
+
+def test_who_waits_for_content_lets_others_read(kernel: Kernel) -> None:
+    ino, number = kernel.create(b"fetched")
+    kernel.ask(Opcode.WRITE, protocol.WRITE_IN.pack(number, 0, 5, 0, 0, os.O_RDWR, 0) + b"bytes", ino)
+    kernel.ask(Opcode.FLUSH, protocol.FLUSH_IN.pack(number, 0, 0, 0), ino)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    vfs, passed, buffer = kernel.the.vfs, list[None](), bytearray(5)
+    vfs.drop_clean_copies()
+    opened = vfs.open_path([b"fetched"], os.O_RDONLY, None).number
+    turns.keep(lambda: passed.append(None))
+    assert vfs.read_into(opened, 0, memoryview(buffer)) == len(buffer)
+    assert (bytes(buffer), passed) == (b"bytes", [None])
+    turns.keep(lambda: passed.append(None))
+    assert vfs.read_into(opened, 0, memoryview(buffer)) == len(buffer)
+    assert passed == [None]
+    turns.keep(None)
+    vfs.release(opened)

@@ -27,6 +27,7 @@ class Kernel:
 
     def __init__(self, stack: Stack, *, promised: bool = False) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(60.0)
         self.theirs = theirs
         self._unique = 2
         client = stack.client(promised=promised)

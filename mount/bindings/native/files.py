@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mount import turns
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.notifications import ALL
@@ -22,6 +23,8 @@ from wire.errors import fail
 from wire.permissions import SET_IDS
 
 KEEP_CACHE, NOFLUSH = int(Fopen.KEEP_CACHE), int(Fopen.NOFLUSH)
+
+WRITES = os.O_ACCMODE | os.O_TRUNC
 
 COPY_BYTES_MAX = 1 << 30
 """At a time: the older answer has 32 bits for it, and programs ask again for the rest."""
@@ -51,6 +54,8 @@ class Files:
     def open(self, request: Request) -> Answer:
         """open(2) of what the kernel believes a path to name."""
         asked = protocol.OPEN_IN.read(request.body)
+        if asked.flags & WRITES:
+            turns.about_to_wait()
         if asked.flags & os.O_TRUNC and self._the.inodes.is_open(request.nodeid):
             # What was written through maps comes now, and not into the file that is truncated.
             self._the.notifications.drop(request.nodeid, ALL)
@@ -228,6 +233,8 @@ class Files:
         handle = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
         if handle is None:
             return DONE  # an earlier worker has closed it, and could not say so any more
+        if handle.is_writer or handle.node.is_shared:
+            turns.about_to_wait()
         self._the.vfs.unlock_handle(handle.number)  # a map may outlive it
         if self._the.passthrough.closed(handle):
             self._the.notifications.drop(handle.node.ino, ALL)

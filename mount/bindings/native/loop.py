@@ -1,9 +1,11 @@
 """The threads that read requests from the kernel and write what is answered.
 
 Each thread reads a request into a buffer of its own, carries it out itself and answers: nothing is handed
-over. A request may wait long (for a lock, for a service), so whoever takes one and leaves nobody to read
-starts another thread, unless it is one that never waits; when more than a few wait for requests, the next one
-ends. What waits for another program's lock may wait for days: it gets a thread of its own (``Later``).
+over. One at a time reads: it has the *turn*. A request may wait long (for a lock, for a service), so whoever
+takes one passes the turn on: at once, or before it waits (mount.turns) if it is of a kind that is done in a
+moment as a rule (``KEEPS``). Whoever leaves nobody to read starts another thread, unless it is a request that
+never waits; when more than a few wait for requests, the next one ends. What waits for another program's lock
+may wait for days: it gets a thread of its own (``Later``).
 """
 
 import errno
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
 
-from mount import interruption
+from mount import interruption, turns
 from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Opcode
@@ -28,8 +30,7 @@ THREADS_MAX = 64
 """More than may wait for locks (``writing.WAITERS_MAX``) and pages (``NOTIFYING_MAX``) together."""
 
 IDLE_MAX = 2
-"""The kernel gives each request to the one that has waited longest: the more there are, the colder is what
-each of them needs, and the more often they contend for the interpreter."""
+"""One reads, and one waits for its turn."""
 
 SPARE_SECONDS = 1.0
 """More than that stay for so long after one was needed: programs whose calls overlap now and then would have
@@ -54,6 +55,27 @@ _NEVER_WAIT = frozenset({int(Opcode.FORGET), int(Opcode.BATCH_FORGET)})
 """What comes after these can come later: when the kernel forgets a million inodes, there would soon be as
 many threads as there may be, each with its buffers."""
 
+KEEPS = frozenset(
+    int(opcode)
+    for opcode in (
+        Opcode.LOOKUP,
+        Opcode.GETATTR,
+        Opcode.GETXATTR,
+        Opcode.OPEN,
+        Opcode.READ,
+        Opcode.RELEASE,
+        Opcode.OPENDIR,
+        Opcode.READDIR,
+        Opcode.READDIRPLUS,
+        Opcode.RELEASEDIR,
+    )
+)
+"""What is answered out of memory or the local copy, as a rule: in less time than it takes to wake another
+thread."""
+
+KEPT_SECONDS = 1.0
+"""Longer nobody keeps the turn, whatever he may wait for without having said so."""
+
 
 class Loop:
     """Answers requests from ``descriptor`` until the mount is gone or ``stop``."""
@@ -64,6 +86,10 @@ class Loop:
         self._calls = calls
         self._lock = threading.Lock()
         self._guard = threading.Condition(self._lock)  # the same: to enter it costs more
+        self._turn = threading.Lock()
+        """Held by who reads, and by ``_keeper``."""
+        self._keeper: object = None  # under guard, as what follows
+        self._kept_since = 0.0
         self._threads = 0
         self._idle = 0
         self._started_at = self._answered_at = time.monotonic()
@@ -120,7 +146,15 @@ class Loop:
         buffer = memoryview(bytearray(BUFFER_BYTES))
         room = memoryview(bytearray(DATA_BYTES))
         descriptor = self._descriptor
+        me, has_turn = object(), False
+
+        def pass_on() -> None:
+            self._pass_on(me)
+
         while True:
+            if not has_turn:
+                self._take_turn()
+                has_turn = True
             try:
                 count = os.readv(descriptor, [buffer])
             except OSError as error:
@@ -132,13 +166,24 @@ class Loop:
             if not count:
                 self.is_gone = True
                 self.ended.put(None)
+                self._turn.release()
                 return
+            opcode = protocol.opcode(buffer)
             with self._lock:
                 self._idle -= 1
-                if not self._idle and protocol.opcode(buffer) not in _NEVER_WAIT:
+                if not self._idle and opcode not in _NEVER_WAIT:
                     self._see_to_readers()
+                if opcode in KEEPS:
+                    self._keeper, self._kept_since = me, time.monotonic()
+                    turns.keep(pass_on)
+                else:
+                    self._turn.release()
             self._answer(buffer[:count], room)
+            turns.keep(None)
             with self._lock:
+                has_turn = self._keeper is me
+                if has_turn:
+                    self._keeper = None
                 self._idle += 1
                 self._answered_at = now = time.monotonic()
                 if self._stopping:
@@ -146,6 +191,23 @@ class Loop:
                 elif self._idle > IDLE_MAX and now - self._started_at > SPARE_SECONDS:
                     self._idle -= 1
                     self._threads -= 1
+                    if has_turn:
+                        self._turn.release()
+                    return
+
+    def _pass_on(self, keeper: object) -> None:
+        """Somebody else shall read, if the turn is still this one's."""
+        with self._lock:
+            if self._keeper is keeper:
+                self._keeper = None
+                self._turn.release()
+
+    def _take_turn(self) -> None:
+        """Waits for it, or takes it from who keeps it too long."""
+        while not self._turn.acquire(timeout=KEPT_SECONDS):
+            with self._lock:
+                if self._keeper is not None and time.monotonic() - self._kept_since > KEPT_SECONDS:
+                    self._keeper = None
                     return
 
     def _answer(self, data: memoryview, room: memoryview) -> None:

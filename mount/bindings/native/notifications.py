@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 
+from mount import turns
 from mount.bindings.native.protocol import INVAL_INODE_OUT, OUT_HEADER, Notify
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Notifications:
         do so. False if it could not be done."""
         body = INVAL_INODE_OUT.pack(ino, offset, 0)
         header = OUT_HEADER.pack(OUT_HEADER.size + len(body), Notify.INVAL_INODE, 0)
+        if offset != NONE:
+            turns.about_to_wait()  # for a page that another thread must bring
         if not self._places.acquire(timeout=wait_seconds):
             return False
         try:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mount import turns
 from mount.bindings.native.protocol import BACKING_MAP, Fopen
 from mount.nodes import Handle
 from mount.vfs import Vfs
@@ -247,6 +248,7 @@ class Passthrough:
 
     def _release_when_home(self, ino: int, inode: _Inode) -> None:
         """Releases what was put aside, now, or when the maps are gone."""
+        turns.about_to_wait()
         for seconds in SHORT_WAITS_SECONDS:
             if self._try_to_release(inode):
                 return
