@@ -158,7 +158,11 @@ class ProgramLocks:
 
     def ask(self, ino: int, wanted: Range) -> RangeAnswer:
         """Whether the owner could have the range now. Raises Unavailable."""
-        return self._client.ask_range(ino, wanted)
+        while True:
+            frees = self._frees(ino)
+            answer = self._client.ask_range(ino, wanted)
+            if answer.conflict is None or not answer.is_own or self._frees(ino) == frees:
+                return answer
 
     def _ask(self, ino: int, wanted: Range, wait_seconds: float) -> RangeAnswer:
         owner = Owner.of(ino, wanted)

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import pytest
@@ -121,6 +122,30 @@ def test_who_has_not_locked_yet_gives_way_to_who_has(
     unlocking.join()
     assert takes(two, there, record(0))
     assert two.pread(there, 0, 10) == b"1"
+
+
+def test_who_asks_does_not_find_a_lock_that_is_just_being_given_up(
+    one: Client, here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is that of a file whose last close(2) has returned."""
+    assert takes(one, here, record(0))
+    client = one.proxy.program_locks._client
+    begun, may_end, free = threading.Event(), threading.Event(), client.free_range
+
+    def slowly(ino: int, gone: Range) -> None:
+        begun.set()
+        assert may_end.wait(20)
+        free(ino, gone)
+
+    monkeypatch.setattr(client, "free_range", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        unlocked = pool.submit(one.vfs.unlock, here, record(0))
+        assert begun.wait(20)
+        asked = pool.submit(one.vfs.conflict, here, record(0, owner=2))
+        wait([asked], timeout=0.2)
+        may_end.set()
+        assert asked.result(20).conflict is None
+        unlocked.result(20)
 
 
 def test_a_time_that_is_set_after_a_write_stays(one: Client, shared: int) -> None:

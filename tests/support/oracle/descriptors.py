@@ -11,7 +11,6 @@ from hypothesis.stateful import precondition, rule
 from tests.support.oracle.draws import (
     FOLDERS,
     NAMES,
-    USERS,
     accesses,
     creates,
     ids,
@@ -23,7 +22,7 @@ from tests.support.oracle.draws import (
     users,
 )
 from tests.support.oracle.sides import Opened, Sides
-from tests.support.syscalls import as_user, link_descriptor
+from tests.support.syscalls import link_descriptor
 from tests.support.twins import failed
 
 OPEN_MAX = 6
@@ -105,7 +104,7 @@ class Descriptors(Sides):
         if one is None or user < 1:
             return one
         place = os.readlink(f"/proc/self/fd/{one.here}")
-        back = as_user(*USERS[user])
+        back = self._become(user)
         try:
             return one if os.path.lexists(place) else None
         finally:

@@ -36,9 +36,11 @@ class Machine(Names, Attributes, Acls, Content, Maps, Locks):
         umask=st.sampled_from([0, 0o022, 0o077]),
         mode=modes,
         defaults=st.dictionaries(st.sampled_from(FOLDERS), acls, max_size=1),
+        is_alone=st.booleans(),
     )
-    def begin(self, umask: int, mode: int, defaults: dict[str, bytes]) -> None:
+    def begin(self, umask: int, mode: int, defaults: dict[str, bytes], is_alone: bool) -> None:
         """There is something to begin with, or else most calls find nothing."""
+        self.is_alone = is_alone
         self.umask = os.umask(umask)
         for place in ("d", "d/e"):
             self.mkdir(0, 0, place, mode | 0o700)

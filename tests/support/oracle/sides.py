@@ -56,6 +56,7 @@ class Sides(RuleBasedStateMachine):
         self.opened: list[Opened] = []
         self.identities: dict[int, int] = {}
         self.vague: set[int] = set()
+        self.is_alone = False  # all is done by root, and programs lock
         for root in (self.here, self.there[0]):
             for folder in (os.path.dirname(root.rstrip("/")), root):  # links lead one up, to nobody else's
                 os.mkdir(folder)
@@ -99,7 +100,7 @@ class Sides(RuleBasedStateMachine):
         if mount is None:
             return None
         watch = Watch(self._twins(mount, places), self.identities, self.vague)
-        back = as_user(*USERS[user])
+        back = self._become(user)
         try:
             there, here = outcome(lambda: run(self.there[mount])), outcome(lambda: run(self.here))
         finally:
@@ -120,7 +121,7 @@ class Sides(RuleBasedStateMachine):
     ) -> object:
         """Does it to what is open on each side."""
         watch = Watch([Twin(one.there, one.here), *more], self.identities, self.vague)
-        back = as_user(*USERS[user])
+        back = self._become(user)
         try:
             there, here = outcome(lambda: run(one.there)), outcome(lambda: run(one.here))
         finally:
@@ -128,6 +129,9 @@ class Sides(RuleBasedStateMachine):
         self._same(there, here, same=same)
         watch.check()
         return here
+
+    def _become(self, user: int) -> Callable[[], None]:
+        return as_user(*USERS[0 if self.is_alone else user])
 
     @staticmethod
     def _same(there: object, here: object, *, same: bool) -> None:
