@@ -56,7 +56,7 @@ class ProgramLocks:
         self._frees_begun = 0
         self._doubted = self._notes.inos()
         self._differed: set[int] = set()
-        """Where the last renewal differed, perhaps because an answer was on its way."""
+        """Where the last renewal differed: perhaps an answer was on its way, and none has come since."""
         self._stated: int = 0
         """The inode that is being stated anew."""
         self._stopping = False
@@ -126,6 +126,7 @@ class ProgramLocks:
         if not self.has_some(ino, gone):
             return
         with self._freeing_of(ino), self._asked(ino):
+            self._has_changed(ino)
             self._notes.remove(ino, gone)
             try:
                 self._client.free_range(ino, gone)
@@ -176,11 +177,17 @@ class ProgramLocks:
 
     def _note(self, ino: int, new: Range, handle: int) -> None:
         """Granted. Raises ENOLCK if no more can be remembered."""
+        self._has_changed(ino)
         try:
             self._notes.add(ino, new, handle)
         except OSError as error:
             self.doubt([ino])
             raise fail(errno.ENOLCK, "this mount cannot remember more locks") from error
+
+    def _has_changed(self, ino: int) -> None:
+        """Why the last renewal differed."""
+        with self._guard:
+            self._differed.discard(ino)
 
     @contextmanager
     def _asked(self, ino: int) -> Iterator[None]:
@@ -202,7 +209,7 @@ class ProgramLocks:
         """The server has just renewed our ranges, which are of these inodes."""
         with self._guard:
             differing = self._notes.inos() ^ set(inos)
-            # An answer may be on its way; not twice, however long somebody there waits.
+            # An answer may be on its way. Not twice if none has come: who asks there waits, perhaps for this.
             self._doubted |= differing - self._asking.keys() | differing & self._differed
             self._differed = differing - self._doubted
             self._guard.notify_all()

@@ -264,3 +264,15 @@ def test_who_waits_for_a_range_of_his_own_mount_that_nobody_has_noted_gets_it(
     stack.advance_locks()
     waiting.join()
     assert is_granted
+
+
+def test_what_is_on_its_way_at_each_renewal_is_not_in_doubt(one: Client, here: int) -> None:
+    """A file that is locked and unlocked all the time: stating it anew would keep its programs waiting."""
+    locks, ino = one.proxy.program_locks, one.walk("/file").ino
+    with locks._asked(ino):
+        for _ in range(3):
+            locks.renewed([ino])
+            assert not locks._doubted
+            assert not locks._stated
+            assert takes(one, here, record(0))
+            one.vfs.unlock(here, record(0))
