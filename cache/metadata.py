@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from cache.new_folders import NewFolders
 from wire.messages.directory import Attr
 
 K = TypeVar("K", bound=Hashable)
@@ -148,6 +149,7 @@ class MetadataCache:
         self._names: OrderedDict[int, dict[bytes, _Name]] = OrderedDict()  # by directory
         self._names_count = 0
         self._targets: _Bounded[int, bytes] = _Bounded(items_max)
+        self._new_folders = NewFolders()
 
     def __len__(self) -> int:
         return len(self._attrs) + len(self._targets) + self._names_count
@@ -191,11 +193,26 @@ class MetadataCache:
         was then as of ``change``. To be called after ``changed``. Not believed if the directory is doubted,
         or was changed again, since: nobody knows what became of the name."""
         with self._lock:
+            if ino:
+                self._new_folders.put(parent, name)
             known = self._attrs.get(parent)
             if known is not None and known.attr.change == change:
                 self._put_name(parent, name, _Name(ino, known.mark))
             else:
                 self._drop_name(parent, name)
+
+    def made_folder(self, attr: Attr) -> None:
+        """This mount has made a directory, which had these attributes. To be called after ``changed``. Only
+        what is believed of a state is known to hold until something is heard of it."""
+        with self._lock:
+            known = self._attrs.get(attr.ino)
+            if known is not None and known.attr.change == attr.change:
+                self._new_folders.begin(attr.ino)
+
+    def will_name(self, parent: int, name: bytes) -> None:
+        """A change is about to be sent that makes this name."""
+        with self._lock:
+            self._new_folders.put(parent, name)
 
     def put_target(self, ino: int, target: bytes) -> None:
         """Where a symlink points: that never changes."""
@@ -225,6 +242,7 @@ class MetadataCache:
             self._names.clear()
             self._names_count = 0
             self._targets.clear()
+            self._new_folders.clear()
 
     def forget(self, inos: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
         """The kernel has forgotten these inodes, and these names in directories. Unless there are few, that
@@ -236,6 +254,7 @@ class MetadataCache:
                 self._attrs.drop(ino)
                 self._targets.drop(ino)
                 self._drop_folder(ino)
+                self._new_folders.drop(ino)
             for parent, name in names:
                 self._drop_name(parent, name)
 
@@ -264,6 +283,16 @@ class MetadataCache:
         """The inode of a name (0: the name is known to be free), if it is believed."""
         found = self._find_name(parent, name)
         return found.ino if found is not None and self._lifetime.seconds(found.mark) > 0.0 else None
+
+    def is_free(self, parent: int, name: bytes) -> bool:
+        """Whether the directory is believed to have no such name: because it was said, or because this mount
+        has made the directory and nothing of that name."""
+        with self._lock:
+            known, found = self._attrs.get(parent), self._name_in(parent, name)
+            if found is None and known is not None and self._new_folders.lacks(parent, name):
+                found = _Name(0, known.mark)
+                self._put_name(parent, name, found)
+        return found is not None and not found.ino and self._lifetime.seconds(found.mark) > 0.0
 
     def entry_seconds(self, parent: int, name: bytes, ino: int) -> float:
         """For how much longer the name is believed to stand for ``ino``, 0 if it is not."""
@@ -313,6 +342,7 @@ class MetadataCache:
         self._heard.put(ino, _Heard(self._number, self._number, 0 if heard is None else heard.change))
         self._attrs.drop(ino)
         self._drop_folder(ino)
+        self._new_folders.drop(ino)
 
     def _forget_heard(self, heard: _Heard) -> None:
         self._floor = max(self._floor, heard.number)

@@ -6,6 +6,7 @@ change) ask the directory in one call for the whole path, and listings are alway
 """
 
 import errno
+import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cache.folders import FolderCache
@@ -180,7 +181,7 @@ class Names:
 
     def is_believed_free(self, parent: int, name: bytes) -> bool:
         """Whether the directory is believed to have no such name."""
-        return self._cache.get_entry(parent, name) == 0
+        return self._cache.is_free(parent, name)
 
     def believed_way(self, names: Sequence[bytes], start: int = ROOT_INO) -> list[Attr] | None:
         """The attributes of ``start`` and of each name from there, if all are believed."""
@@ -193,6 +194,9 @@ class Names:
     ) -> list[Result]:
         """Changes the directory, and believes what it answers at once."""
         feed = self.feed()
+        for op in ops:
+            for parent, name in _names_made(op):
+                self._cache.will_name(parent, name)
         asked = self._cache.ask()
         try:
             mutated = self._directory.apply(list(ops), caller, numbering, feed)
@@ -210,6 +214,8 @@ class Names:
             changes = {attr.ino: attr.change for attr in attrs}
             for parent, name, ino in _names_after(op, result):
                 self._cache.entry_changed(parent, name, ino, changes.get(parent, 0))
+            if self.is_exact and isinstance(op, Create) and result.attr is not None and stat.S_ISDIR(op.mode):
+                self._cache.made_folder(result.attr)
         return mutated.results
 
     # Doubts
@@ -247,6 +253,16 @@ class Names:
             self._learn_name(parent, name, attr.ino, asked, unpromised)
         if resolved.errno == "ENOENT" and attrs:
             self._learn_name(attrs[-1], names[len(attrs) - 1], 0, asked, unpromised)
+
+
+def _names_made(op: Op) -> list[tuple[int, bytes]]:
+    """Which names there may be once an operation was sent: parent, name."""
+    match op:
+        case Create() | Link():
+            return [(op.parent, op.name)]
+        case Rename():
+            return [(op.parent, op.name), (op.new_parent, op.new_name)]
+    return []
 
 
 def _names_after(op: Op, result: Result) -> list[tuple[int, bytes, int]]:

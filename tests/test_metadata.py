@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cache.metadata import Asked, ForSeconds, MetadataCache
+from cache.new_folders import NewFolders
 from wire.messages.directory import Attr
 
 FOREVER = ForSeconds(1e9)
@@ -110,6 +111,39 @@ def test_a_directory_with_more_names_than_are_kept_is_begun_anew() -> None:
     assert sum(cache.get_entry(1, b"%d" % number) is not None for number in range(1, 251)) == 50
 
 
+def test_what_was_not_put_into_a_directory_of_ours_is_not_there() -> None:
+    cache = MetadataCache(FOREVER)
+    for ino in (1, 2):
+        cache.changed(attr(ino, 5), cache.ask())
+    cache.made_folder(attr(1, 5))
+    cache.made_folder(attr(2, 4))  # it has changed since
+    assert [cache.is_free(ino, b"name") for ino in (1, 2, 3)] == [True, False, False]
+    assert cache.entry_seconds(1, b"name", 0) > 0
+    cache.will_name(1, b"other")
+    assert not cache.is_free(1, b"other"), "it may be there already"
+    cache.entry_changed(1, b"made", 9, 5)
+    cache.drop_entry(1, b"made")
+    assert not cache.is_free(1, b"made"), "though it is not known any more what it stands for"
+    cache.doubt([1])
+    cache.put_attr(attr(1, 6), cache.ask())
+    assert not cache.is_free(1, b"third")
+
+
+def test_directories_of_ours_are_forgotten_when_they_are_too_many_names() -> None:
+    folders = NewFolders(names_max=5)
+    for ino in (1, 2):
+        folders.begin(ino)
+        folders.put(ino, b"name")
+        folders.put(ino, b"name")
+    assert folders.lacks(1, b"other") and not folders.lacks(1, b"name")
+    folders.drop(2)
+    for number in range(3):
+        folders.put(1, b"%d" % number)
+    assert folders.lacks(1, b"other")
+    folders.begin(3)
+    assert not folders.lacks(1, b"other")
+
+
 NAMES = (b"a", b"b")
 
 
@@ -154,6 +188,14 @@ class NeverOld(RuleBasedStateMachine):
         self.questions: list[Question] = []
         self.changes: list[Change] = []
         self.untold: list[tuple[int, int]] = []
+        self.making = {ino: self.cache.ask() for ino in self.folders}
+        """Those that this client has made, and whose making is not answered yet."""
+
+    @rule(ino=st.sampled_from((1, 2, 3)))
+    def making_is_answered(self, ino: int) -> None:
+        if asked := self.making.pop(ino, None):
+            self.cache.changed(attr(ino, 1), asked)
+            self.cache.made_folder(attr(ino, 1))
 
     def _apply(self, ino: int, name: bytes, to: int) -> int:
         self.clock += 1
@@ -171,15 +213,15 @@ class NeverOld(RuleBasedStateMachine):
             question = open_ones[which % len(open_ones)]
             question.answer = self.folders[question.ino].history[-1]
 
-    @rule(which=st.integers(0, 9))
-    def answer_arrives(self, which: int) -> None:
+    @rule(which=st.integers(0, 9), has_names=st.booleans())
+    def answer_arrives(self, which: int, has_names: bool) -> None:
         if answered := [question for question in self.questions if question.answer is not None]:
             question = answered[which % len(answered)]
             self.questions = [one for one in self.questions if one is not question]
             assert question.answer is not None
             change, names = question.answer
             self.cache.put_attr(attr(question.ino, change), question.asked)
-            for name in NAMES:
+            for name in NAMES if has_names else ():
                 self.cache.put_entry(attr(question.ino, change), name, names.get(name, 0), question.asked)
 
     @rule(ino=st.sampled_from((1, 2, 3)), name=st.sampled_from(NAMES), to=st.integers(0, 3))
@@ -197,6 +239,8 @@ class NeverOld(RuleBasedStateMachine):
 
     @rule(ino=st.sampled_from((1, 2, 3)), name=st.sampled_from(NAMES), to=st.integers(0, 3))
     def begin_change(self, ino: int, name: bytes, to: int) -> None:
+        if to:
+            self.cache.will_name(ino, name)
         self.changes.append(Change(self.cache.ask(), ino, name, to))
 
     @rule(which=st.integers(0, 9))
@@ -227,9 +271,9 @@ class NeverOld(RuleBasedStateMachine):
             assert believed is None or believed.change >= folder.completed
             for name in NAMES:
                 to, heard = self.cache.get_entry(ino, name), folder.names[name]
-                assert to is None or to in {
-                    names.get(name, 0) for change, names in folder.history if change >= heard
-                }
+                possible = {names.get(name, 0) for change, names in folder.history if change >= heard}
+                assert to is None or to in possible
+                assert 0 in possible or not self.cache.is_free(ino, name)
 
 
 TestNeverOld = NeverOld.TestCase

@@ -70,6 +70,43 @@ def test_what_is_known_is_not_asked_for_again(
     assert asked == []
 
 
+def test_what_is_not_in_a_directory_of_ours_is_not_asked_for(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    ino = one.mkdir("/folder").ino
+    one.write("/folder/file", b"content")
+    asked = paths_asked(one, monkeypatch)
+    for name in (b"missing", b"missing", b"file.tmp"):
+        with raises(errno.ENOENT):
+            one.vfs.lookup(ino, name, None)
+    assert one.vfs.name_seconds(ino, b"missing", 0) > 0, "the kernel need not ask again"
+    assert asked == []
+    two.write("/folder/missing", b"it is there")
+    assert one.vfs.lookup(ino, b"missing", None).size == 11
+    with raises(errno.ENOENT):
+        one.vfs.lookup(ino, b"other", None)
+    assert len([url for url in asked if url.endswith("/v1/resolve")]) == 2, "it is not ours alone any more"
+
+
+def test_a_directory_whose_making_was_answered_late_is_asked_about(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    wire, send = one._wire, one._wire.send
+
+    def late(method: str, url: str, *more: Any) -> Answer:
+        answer = send(method, url, *more)
+        if url.endswith("/v1/mutations"):
+            monkeypatch.setattr(wire, "send", send)
+            two.write("/folder/file", b"content")
+        return answer
+
+    monkeypatch.setattr(wire, "send", late)
+    ino = one.mkdir("/folder").ino
+    assert one.vfs.lookup(ino, b"file", None).size == 7
+
+
 @pytest.mark.parametrize(
     "change",
     [
