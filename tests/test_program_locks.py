@@ -175,6 +175,21 @@ def test_what_cannot_be_seen_is_not_locked(stack: Stack, one: Client, shared: in
         assert takes(one, shared, record(0))
 
 
+def test_who_may_not_write_any_more_is_told_when_it_is_committed(stack: Stack, one: Client) -> None:
+    """Of a file without locks the write lock of the opening counts; of this one each commit has its own."""
+    one.set("/file", Changes(mode=0o666))
+    bob = stack.client(user="bob", uid=10002, gids=(10002,))
+    handle = bob.open("/file", os.O_RDWR)
+    assert takes(bob, handle, flock(is_exclusive=True))
+    one.set("/file", Changes(mode=0o644))
+    bob.vfs.write(handle, 0, b"1")
+    with raises(errno.ESTALE):
+        bob.vfs.flush(handle)
+    bob.vfs.release(handle)
+    assert one.read("/file") == b"0"
+    assert any("conflict bob@" in name for name in one.names("/"))
+
+
 # Workers that are killed
 
 
