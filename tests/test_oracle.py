@@ -43,7 +43,7 @@ def test_two_mounts_in_turn_do_what_a_local_directory_does(native: World, seed: 
     run(native, 8, 40, seed=seed)
 
 
-@pytest.mark.parametrize(("binding", "every"), [("native", 211), ("fusepy", 809)])
+@pytest.mark.parametrize(("binding", "every"), [("native", 421), ("fusepy", 809)])
 def test_open_does_with_all_flags_what_it_does_locally(
     binding: str, every: int, request: pytest.FixtureRequest
 ) -> None:
