@@ -130,6 +130,7 @@ class CopyStore:
             if self._closed:
                 return
             self._closed = True
+            self._forget([ino for ino, copy in self._resting.items() if copy.is_empty])
             settled = [self._settle(copy) for copy in [*self._open.values(), *self._resting.values()]]
             self._open.clear()
             self._resting.clear()
@@ -172,13 +173,16 @@ class CopyStore:
             del self._open[copy.ino]
             before = copy.allocated
             is_dirty = copy.must_stay or copy.is_past_us
-            if is_dirty or not self._lay_to_rest(copy):
+            rests = not is_dirty and self._lay_to_rest(copy)
+            if not rests:
                 self._settle(copy)
                 is_dirty = copy.must_stay or copy.is_past_us
             self._add(copy.allocated - before)
             (self._dirty if is_dirty else self._kept)[copy.ino] = copy.allocated
             forced = self._doomed.pop(copy.ino, None)
-            if forced or (not is_dirty and (forced is not None or copy.is_empty)):
+            # That of a file without content is complete, and at rest it is opened again at once.
+            stays = rests and copy.version and not copy.size
+            if forced or (not is_dirty and (forced is not None or (copy.is_empty and not stays))):
                 self._forget([copy.ino])
         self.evict()
 
@@ -193,6 +197,8 @@ class CopyStore:
         if len(self._resting) > self._resting_max:
             _, oldest = self._resting.popitem(last=False)
             self._settle(oldest)
+            if oldest.is_empty:
+                self._forget([oldest.ino])
         return True
 
     def _wake(self, ino: int) -> LocalCopy | None:

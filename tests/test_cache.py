@@ -538,6 +538,25 @@ def test_a_copy_at_rest_is_forgotten_like_any_other(
     copy.close()
 
 
+def test_the_copy_of_an_empty_file_rests_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "RESTING_MAX", 2)
+    store = CopyStore(tmp_path / "cache", LIMIT)
+    for ino in (1, 2, 3):
+        copy = store.open(ino)
+        fetched(copy, 1, {}, 0)
+        copy.close()
+    assert store.open(3) is copy
+    copy.close()
+    assert [store.has(ino) for ino in (1, 2, 3)] == [False, True, True]
+    never_told_of = store.open(4)
+    never_told_of.close()
+    assert not store.has(4)
+    store.close()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name in "1234"]
+
+
 def test_few_copies_rest_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "RESTING_MAX", 2)
     store = CopyStore(tmp_path / "cache", LIMIT)
