@@ -5,6 +5,8 @@ made it, and is told when anybody else changes it (mount.lease), need not ask. K
 that are there: one is added before it is asked to be made, and again when it was; none is taken away.
 """
 
+from wire.limits import NAME_BYTES_MAX
+
 NAMES_MAX = 100_000
 """In all of them together; some 10 MB. Beyond, all is forgotten, and asked for as in any other directory."""
 
@@ -30,9 +32,9 @@ class NewFolders:
             self._grow()
 
     def lacks(self, ino: int, name: bytes) -> bool:
-        """Whether it is known that there is no such name."""
+        """Whether it is known that there is no such name. One that is too long is not free, but refused."""
         names = self._folders.get(ino)
-        return names is not None and name not in names
+        return names is not None and name not in names and len(name) <= NAME_BYTES_MAX
 
     def drop(self, ino: int) -> None:
         """Somebody else may have put something there."""

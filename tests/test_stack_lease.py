@@ -19,7 +19,7 @@ from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import raises
 from wire.errors import ReplyLost, Unavailable
-from wire.limits import LEASE_SECONDS
+from wire.limits import LEASE_SECONDS, NAME_BYTES_MAX
 from wire.messages.common import Caller
 from wire.messages.directory import ROOT_INO, Attr, Mutated
 
@@ -82,6 +82,9 @@ def test_what_is_not_in_a_directory_of_ours_is_not_asked_for(
             one.vfs.lookup(ino, name, None)
     assert one.vfs.name_seconds(ino, b"missing", 0) > 0, "the kernel need not ask again"
     assert asked == []
+    with raises(errno.ENAMETOOLONG):
+        one.vfs.lookup(ino, b"n" * (NAME_BYTES_MAX + 1), None)
+    asked.clear()
     two.write("/folder/missing", b"it is there")
     assert one.vfs.lookup(ino, b"missing", None).size == 11
     with raises(errno.ENOENT):
