@@ -217,8 +217,9 @@ class CopyStore:
             self.evict()
 
     def _add(self, growth: int) -> None:
-        with self._counter:
-            self._used += growth
+        if growth:
+            with self._counter:
+                self._used += growth
 
     def _evict_some(self) -> bool:
         """Whether there was anything to evict."""

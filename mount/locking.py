@@ -66,6 +66,8 @@ class Locking(Opening):
     def unlock_handle(self, number: int) -> None:
         """Nobody has the open file any more: what was locked through it is not."""
         node = self._handle(number).node
+        if not node.is_shared:
+            return
         for owner in self._proxy.program_locks.owners_through(node.ino, number):
             try:
                 self._free(node, owner.everything())

@@ -469,9 +469,9 @@ def test_calls_that_overlap_again_and_again_start_no_threads(
 
 
 def test_who_waits_for_a_service_lets_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "KEPT_SECONDS", 1000.0)
     with Stack(tmp_path) as stack:
         kernel, goes_on = Kernel(stack), threading.Event()
+        kernel.loop._kept_seconds = 1000.0
         wire = vars(kernel.the.vfs._proxy.directory._channel._wire)["_wire"]
         send = wire.send
         monkeypatch.setattr(wire, "send", lambda *args: goes_on.wait(20) and send(*args))
@@ -490,7 +490,7 @@ def test_nobody_keeps_the_turn_for_long(kernel: Kernel, monkeypatch: pytest.Monk
         return b""
 
     assert kernel.ask(Opcode.STATFS)[0] == 0  # now there is a thread that waits for its turn
-    monkeypatch.setattr(loop, "KEPT_SECONDS", 0.01)
+    monkeypatch.setattr(kernel.loop, "_kept_seconds", 0.01)
     monkeypatch.setitem(kernel.loop._operations._methods, int(Opcode.GETATTR), waits_and_does_not_say_so)
     kernel._socket.sendall(request(Opcode.GETATTR, b"", 1000))
     assert kernel.ask(Opcode.ACCESS, b"") == (errno.EINVAL, b"")

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
-from mount.bindings.native.protocol import Fopen, Opcode
+from mount.bindings.native.listings import FILLS, KEEPS
+from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import DONE, Answer, Methods, Request
 from mount.stream import Stream
 from wire.errors import fail
@@ -39,7 +40,7 @@ class _Open:
 
     def __init__(self, stream: Stream, ino: int, parent: int) -> None:
         self.guard = threading.Lock()
-        self.flags = Fopen(0)
+        self.flags = 0
         self.stream = stream
         self.ino = ino
         self._dots = (
@@ -51,7 +52,7 @@ class _Open:
     @property
     def drops_cache(self) -> bool:
         """Whether it fills the kernel's cache, which was emptied when it was opened."""
-        return self.flags == Fopen.CACHE_DIR
+        return self.flags == FILLS
 
     def go_to(self, offset: int) -> None:
         """Under guard: the next entry is the one after this offset; from 0 on, as the directory is now."""
@@ -144,7 +145,7 @@ class Directories:
     def _met(self, request: Request, number: int) -> _Open:
         """A directory that was opened at an earlier worker."""
         listing = self._open[number] = self._listing(request)
-        listing.flags = Fopen.CACHE_DIR | Fopen.KEEP_CACHE  # or not: nothing may be concluded from it
+        listing.flags = KEEPS  # or not: nothing may be concluded from it
         self._the.listings.met(listing.ino)
         return listing
 

@@ -90,6 +90,7 @@ class Loop:
         """Held by who reads, and by ``_keeper``."""
         self._keeper: object = None  # under guard, as what follows
         self._kept_since = 0.0
+        self._kept_seconds = KEPT_SECONDS
         self._threads = 0
         self._idle = 0
         self._started_at = self._answered_at = time.monotonic()
@@ -204,9 +205,10 @@ class Loop:
 
     def _take_turn(self) -> None:
         """Waits for it, or takes it from who keeps it too long."""
-        while not self._turn.acquire(timeout=KEPT_SECONDS):
+        while not self._turn.acquire(timeout=self._kept_seconds):
             with self._lock:
-                if self._keeper is not None and time.monotonic() - self._kept_since > KEPT_SECONDS:
+                kept_seconds = time.monotonic() - self._kept_since
+                if self._keeper is not None and kept_seconds > self._kept_seconds:
                     self._keeper = None
                     return
 
@@ -219,7 +221,7 @@ class Loop:
         body = data[protocol.IN_HEADER.size : head.len]
         request = Request(head.opcode, head.unique, head.nodeid, head.uid, head.gid, head.pid, body, room)
         self._calls.begin(head.unique & ~protocol.UNIQUE_RESEND)
-        number, answer = self._carry_out(request, lambda: self._operations.answer(request))
+        number, answer = self._carry_out(request, self._operations.answer)
         if isinstance(answer, Later):
             self._answer_later(request, answer)
         elif answer is not None:
@@ -232,7 +234,7 @@ class Loop:
         waiting = replace(request, body=memoryview(b""), room=memoryview(b""))
 
         def run() -> None:
-            number, answer = self._carry_out(waiting, later.run)
+            number, answer = self._carry_out(waiting, lambda _: later.run())
             assert isinstance(answer, bytes), "who has waited waits no more"
             self._send(waiting.unique, number, answer)
 
@@ -242,13 +244,13 @@ class Loop:
             log.info("there is no thread to wait in: %s", error)
             self._send(request.unique, errno.ENOLCK, b"")
 
-    def _carry_out(self, request: Request, run: Callable[[], Answer]) -> tuple[int, Answer]:
+    def _carry_out(self, request: Request, run: Callable[[Request], Answer]) -> tuple[int, Answer]:
         """``(errno, answer)``."""
         if self._stopping:
             return errno.ENOTCONN, b""
         try:
-            with interruption.call(request.unique):
-                return 0, run()
+            with interruption.Call(request.unique):
+                return 0, run(request)
         except OSError as error:
             return error.errno or errno.EIO, b""
         except protocol.Malformed as error:
