@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -496,6 +497,48 @@ def test_nobody_keeps_the_turn_for_long(kernel: Kernel, monkeypatch: pytest.Monk
     assert kernel.ask(Opcode.ACCESS, b"") == (errno.EINVAL, b"")
     goes_on.set()
     assert protocol.OUT_HEADER.read(kernel._socket.recv(1000)).unique == 1000
+
+
+def test_in_a_quiet_mount_it_is_looked_less_often_who_keeps_the_turn(kernel: Kernel) -> None:
+    assert kernel.ask(Opcode.STATFS)[0] == 0
+    kernel.loop._answered_at = time.monotonic() + 60.0
+    assert kernel.loop._look_seconds() == kernel.loop._kept_seconds < loop.QUIET_SECONDS
+    kernel.loop._answered_at -= 120.0
+    assert kernel.loop._look_seconds() == loop.QUIET_SECONDS
+
+
+def test_who_cannot_read_leaves_the_turn_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    readv, failed = os.readv, threading.Event()
+
+    def fails_once(descriptor: int, buffers: Any) -> int:
+        if failed.is_set():
+            return readv(descriptor, buffers)
+        failed.set()
+        raise OSError(errno.EIO, "it cannot be read")
+
+    with Stack(tmp_path) as stack:
+        kernel = Kernel(stack)
+        assert kernel.ask(Opcode.STATFS)[0] == 0
+        with caplog.at_level(logging.CRITICAL), monkeypatch.context() as patched:
+            patched.setattr(os, "readv", fails_once)
+            assert kernel.ask(Opcode.STATFS)[0] == 0  # by who was reading already
+            kernel.loop.ended.get(timeout=20)
+            assert kernel.ask(Opcode.STATFS)[0] == 0
+        kernel.close()
+
+
+def test_who_takes_back_what_came_late_lets_others_read(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    monkeypatch.setattr(kernel.the.vfs._names._lifetime, "slack_seconds", 0.0)
+    monkeypatch.setattr(kernel.the.beliefs, "take_back", lambda _: did.append("takes back"))
+    kernel.the._telling.note(1)
+    turns.keep(lambda: did.append("passes on"))
+    kernel.the.written()
+    assert did == ["passes on", "takes back"]
 
 
 def test_who_drops_pages_lets_others_bring_them(kernel: Kernel) -> None:
