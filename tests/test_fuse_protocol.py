@@ -567,3 +567,27 @@ def test_who_waits_for_content_lets_others_read(kernel: Kernel) -> None:
     assert passed == [None]
     turns.keep(None)
     vfs.release(opened)
+
+
+@pytest.mark.parametrize(("in_memory", "passes"), [(9, 0), (2, 1), (0, 1)])
+def test_who_waits_for_the_disk_lets_others_read(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, in_memory: int, passes: int
+) -> None:
+    _, number = kernel.create(b"on disk %d" % in_memory)
+    vfs, preadv, buffer = kernel.the.vfs, os.preadv, memoryview(bytearray(9))
+    assert vfs.write(number, 0, b"bytes") == 5
+
+    def as_if(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if not flags:
+            return preadv(descriptor, buffers, offset)
+        if offset >= in_memory:
+            raise BlockingIOError(errno.EAGAIN, "it is on the disk")
+        return preadv(descriptor, [buffers[0][: in_memory - offset]], offset)
+
+    passed: list[None] = []
+    turns.keep(lambda: passed.append(None))
+    monkeypatch.setattr(os, "preadv", as_if)
+    assert vfs.read_into(number, 0, buffer) == 5
+    turns.keep(None)
+    assert (bytes(buffer), len(passed)) == (b"bytes" + bytes(4), passes)
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0))
