@@ -500,11 +500,11 @@ def test_nobody_keeps_the_turn_for_long(kernel: Kernel, monkeypatch: pytest.Monk
 
 
 def test_in_a_quiet_mount_it_is_looked_less_often_who_keeps_the_turn(kernel: Kernel) -> None:
-    assert kernel.ask(Opcode.STATFS)[0] == 0
-    kernel.loop._answered_at = time.monotonic() + 60.0
-    assert kernel.loop._look_seconds() == kernel.loop._kept_seconds < loop.QUIET_SECONDS
-    kernel.loop._answered_at -= 120.0
-    assert kernel.loop._look_seconds() == loop.QUIET_SECONDS
+    other = loop.Loop(-1, kernel.loop._operations, kernel.the.vfs.calls)  # whose threads nobody has started
+    other._answered_at = time.monotonic() + 60.0
+    assert other._look_seconds() == loop.KEPT_SECONDS < loop.QUIET_SECONDS
+    other._answered_at -= 120.0
+    assert other._look_seconds() == loop.QUIET_SECONDS
 
 
 def test_who_cannot_read_leaves_the_turn_to_others(
@@ -518,6 +518,13 @@ def test_who_cannot_read_leaves_the_turn_to_others(
         failed.set()
         raise OSError(errno.EIO, "it cannot be read")
 
+    before = set(threading.enumerate())
+
+    def are_counted() -> bool:
+        with kernel.loop._lock:
+            serving = {thread for thread in threading.enumerate() if thread.name == "fuse"}
+            return len(serving - before) == kernel.loop._threads
+
     with Stack(tmp_path) as stack:
         kernel = Kernel(stack)
         assert kernel.ask(Opcode.STATFS)[0] == 0
@@ -526,6 +533,7 @@ def test_who_cannot_read_leaves_the_turn_to_others(
             assert kernel.ask(Opcode.STATFS)[0] == 0  # by who was reading already
             kernel.loop.ended.get(timeout=20)
             assert kernel.ask(Opcode.STATFS)[0] == 0
+        wait_until(are_counted)
         kernel.close()
 
 

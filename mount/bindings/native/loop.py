@@ -167,7 +167,7 @@ class Loop:
                 if error.errno in _AGAIN:
                     continue
                 if error.errno not in _ENDED:
-                    self._turn.release()  # the others answer what comes until the mount has ended
+                    self._leave()  # the others answer what comes until the mount has ended
                     raise
                 count = 0
             if not count:
@@ -201,6 +201,13 @@ class Loop:
                     if has_turn:
                         self._turn.release()
                     return
+
+    def _leave(self) -> None:
+        """This thread, whose turn it is, reads no more."""
+        with self._lock:
+            self._idle -= 1
+            self._threads -= 1
+            self._turn.release()
 
     def _pass_on(self, keeper: object) -> None:
         """Somebody else shall read, if the turn is still this one's."""
