@@ -160,9 +160,12 @@ class LocalCopy(Following):
         """What is there; shorter at the end. The caller has seen to it that nothing is missing."""
         return self._file.read(offset, size)
 
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        """As ``read``, into ``buffer``; returns how many bytes."""
-        return self._file.read_into(offset, buffer)
+    def read_into(
+        self, offset: int, buffer: memoryview, before_waiting: Callable[[], None] = lambda: None
+    ) -> int:
+        """As ``read``, into ``buffer``; returns how many bytes. ``before_waiting`` is called before the disk
+        is waited for."""
+        return self._file.read_into(offset, buffer, before_waiting)
 
     def seek(self, offset: int, whence: int) -> int:
         """The next data (``os.SEEK_DATA``) or hole (``os.SEEK_HOLE``) from ``offset`` on; the size if

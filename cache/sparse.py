@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -16,6 +16,8 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # <linux/falloc.h>
 _SETSIG, _FICLONE = 10, 0x40049409  # <fcntl.h>, <linux/fs.h>
 _ZEROS = bytes(1024 * 1024)
+_NOT_AT_ONCE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
+"""From preadv2(2) with RWF_NOWAIT: it is not in memory, or the file system does not tell."""
 _MARK_NS = 10**9
 """No file was written at this time, one second after the epoch. Every file system keeps whole seconds."""
 
@@ -81,10 +83,23 @@ class SparseFile:
             data += more
         return data
 
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        """As ``read``, into ``buffer``; returns how many bytes."""
-        done = os.preadv(self._fd, [buffer], offset)
-        while done < len(buffer) and (more := os.preadv(self._fd, [buffer[done:]], offset + done)):
+    def read_into(
+        self, offset: int, buffer: memoryview, before_waiting: Callable[[], None] = lambda: None
+    ) -> int:
+        """As ``read``, into ``buffer``; returns how many bytes. ``before_waiting`` is called before the disk
+        is waited for."""
+        done, flags = 0, os.RWF_NOWAIT
+        while done < len(buffer):
+            try:
+                more = os.preadv(self._fd, [buffer[done:]], offset + done, flags)
+            except OSError as error:
+                if not flags or error.errno not in _NOT_AT_ONCE:
+                    raise
+                before_waiting()
+                flags = 0
+                continue
+            if not more:
+                break
             done += more
         return done
 

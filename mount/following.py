@@ -9,6 +9,7 @@ import logging
 from concurrent.futures import wait
 
 from cache.succession import Successor
+from mount import turns
 from mount.nodes import Node
 from mount.proxy import TRANSFERS, Proxy
 from wire.chunking import chunk_count
@@ -56,6 +57,7 @@ class Follower:
 
     def _bring(self, node: Node, attr: Attr, who: Caller | None, bytes_max: int) -> bool:
         """False if it is too much, or may not be read by ``who`` (he may only write)."""
+        turns.about_to_wait()  # for who brings it already, or for services
         with node.following.turn():
             with node.guard:
                 successor = node.copy.successor(attr.version, attr.size, with_writers=node.is_shared)

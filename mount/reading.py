@@ -51,7 +51,7 @@ class Reader:
         while True:
             with node.guard:
                 if node.copy.has(offset, len(buffer)):
-                    count = node.copy.read_into(offset, buffer)
+                    count = node.copy.read_into(offset, buffer, turns.about_to_wait)
                     break
             self.ensure(node, offset, len(buffer), handle.caller)
         self._run_ahead(handle, offset, count)

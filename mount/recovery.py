@@ -18,6 +18,7 @@ from contextlib import closing
 
 from cache.copies import CopyStore, LocalCopy, Pending
 from clients.attempts import Attempts
+from mount import turns
 from mount.committing import Committer
 from mount.conflicts import NO_NAME, save_conflict_copy
 from mount.nodes import Node
@@ -88,6 +89,8 @@ class Recovery:
         attempts = self._found.get(ino)
         if attempts is None:
             return False
+        if ino in self._left:
+            turns.about_to_wait()  # for who settles it already, or for services
         with attempts.turn():
             if ino in self._left:
                 with closing(self._copies.open(ino)) as copy:

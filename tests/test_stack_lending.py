@@ -4,6 +4,7 @@ import errno
 import logging
 import mmap
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mount import following
+from mount import following, turns
 from mount.nodes import Node
 from mount.vfs import Changes
 from tests.support.stack import Client, Stack
@@ -204,6 +205,27 @@ def test_many_that_open_at_once_bring_a_version_once(stack: Stack) -> None:
         with ThreadPoolExecutor(8) as threads:
             found = list(threads.map(lambda _: one.read("/file"), range(16)))
         assert set(found) == {b"NEW" + BASE[3:]} == {os.pread(descriptor, 9999, 0)}
+    one.close_handle(handle)
+
+
+def test_who_waits_for_another_to_bring_a_version_lets_requests_be_read(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    one.write("/file", BASE)
+    handle = one.open("/file", os.O_RDONLY)
+    node, passed = node_of(one, handle), threading.Event()
+
+    def follow() -> None:
+        turns.keep(passed.set)
+        one.vfs._follower.follow(node, attr, None)
+
+    with lent(one, handle, os.O_RDONLY) as descriptor, ThreadPoolExecutor(1) as threads:
+        two.write("/file", b"NEW")
+        attr = two.walk("/file")
+        with node.following.turn():
+            following = threads.submit(follow)
+            assert passed.wait(20)
+        following.result()
+        assert os.pread(descriptor, 3, 0) == b"NEW"
     one.close_handle(handle)
 
 

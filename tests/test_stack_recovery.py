@@ -1,11 +1,13 @@
 """What a mount that was killed, or could not reach the realm, has left in its cache folder."""
 
 import errno
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mount import recovery
+from mount import recovery, turns
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import (
@@ -130,6 +132,26 @@ def test_what_recovery_has_left_is_settled_before_it_is_opened(stack: Stack) -> 
     assert again.read("/file") == BASE
     [copy] = [name for name in two.names() if " (conflict " in name]
     assert two.read(f"/{copy}") == b"content" + BASE[7:]
+    assert again.recovery.left() == []
+
+
+def test_who_waits_for_recovery_lets_requests_be_read(stack: Stack) -> None:
+    dead = left_dirty(stack, ["/file"], flushed=False)
+    again = stack.client(dead.cache, started=False, deadline_seconds=GONE_SECONDS)
+    again.start()
+    stack.back()
+    [ino] = again.recovery.left()
+    passed = threading.Event()
+
+    def settle() -> bool:
+        turns.keep(passed.set)
+        return again.recovery.settle(ino)
+
+    with ThreadPoolExecutor(1) as threads:
+        with again.recovery._found[ino].turn():
+            settling = threads.submit(settle)
+            assert passed.wait(20)
+        assert settling.result()
     assert again.recovery.left() == []
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clients.session import now_awake_or_not
+from mount import turns
 from mount.bindings.callers import caller
 from mount.bindings.native import answers
 from mount.bindings.native.beliefs import Beliefs
@@ -145,6 +146,7 @@ class Context:
         stopped, or had to wait), that is for longer than we may count on: then it is taken back."""
         inos, seconds = self._telling.end()
         if inos and seconds > self.vfs.slack_seconds:
+            turns.about_to_wait()  # below a name on which something is mounted, until it is believed no more
             try:
                 self.beliefs.take_back(inos)
             except OSError as error:

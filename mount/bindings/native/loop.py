@@ -73,8 +73,13 @@ KEEPS = frozenset(
 """What is answered out of memory or the local copy, as a rule: in less time than it takes to wake another
 thread."""
 
-KEPT_SECONDS = 1.0
-"""Longer nobody keeps the turn, whatever he may wait for without having said so."""
+KEPT_SECONDS = 0.05
+"""Longer nobody keeps the turn, whatever he may wait for without having said so: a disk, or a lock of one who
+waits for it. Nothing depends on it: who has lost the turn goes on, and two are at work."""
+
+QUIET_SECONDS = 1.0
+"""After so long without an answer it is looked less often whether somebody keeps the turn: each time wakes
+the processor."""
 
 
 class Loop:
@@ -162,6 +167,7 @@ class Loop:
                 if error.errno in _AGAIN:
                     continue
                 if error.errno not in _ENDED:
+                    self._leave()  # the others answer what comes until the mount has ended
                     raise
                 count = 0
             if not count:
@@ -196,6 +202,13 @@ class Loop:
                         self._turn.release()
                     return
 
+    def _leave(self) -> None:
+        """This thread, whose turn it is, reads no more."""
+        with self._lock:
+            self._idle -= 1
+            self._threads -= 1
+            self._turn.release()
+
     def _pass_on(self, keeper: object) -> None:
         """Somebody else shall read, if the turn is still this one's."""
         with self._lock:
@@ -205,12 +218,17 @@ class Loop:
 
     def _take_turn(self) -> None:
         """Waits for it, or takes it from who keeps it too long."""
-        while not self._turn.acquire(timeout=self._kept_seconds):
+        while not self._turn.acquire(timeout=self._look_seconds()):
             with self._lock:
                 kept_seconds = time.monotonic() - self._kept_since
                 if self._keeper is not None and kept_seconds > self._kept_seconds:
                     self._keeper = None
                     return
+
+    def _look_seconds(self) -> float:
+        """When who waits for the turn looks next whether it is kept too long."""
+        is_quiet = time.monotonic() - self._answered_at > QUIET_SECONDS
+        return max(self._kept_seconds, QUIET_SECONDS) if is_quiet else self._kept_seconds
 
     def _answer(self, data: memoryview, room: memoryview) -> None:
         try:
