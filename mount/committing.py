@@ -224,8 +224,10 @@ class Committer:
             node.copy.committed(version)
             node.commit_ended()
             if not node.copy.dirty:
-                node.written_at = node.set_at = 0
+                node.written_at = 0
                 node.uploaded.clear()
+            if not node.pending:
+                node.set_at = 0
 
     def _take_attr(self, node: Node, attr: Attr) -> None:
         with node.guard:

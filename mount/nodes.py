@@ -130,8 +130,6 @@ class Node:
     @pending.setter
     def pending(self, attrs: PendingAttrs) -> None:
         self._pending = attrs
-        if attrs:
-            self.set_at = time.time_ns()
         self._keep(self.ino, self.sent.overruled(attrs))
 
     @property

@@ -44,6 +44,8 @@ def take_over(proxy: Proxy, table: NodeTable, committer: Committer) -> None:
         node.rescan()
         _settle_commit(proxy, node)
         node.pending = table.attributes_left(ino)
+        if node.pending:
+            node.set_at = time.time_ns()
         _restore_writers(proxy, node, [file for _, file in handles if file.is_writer], attrs.get(ino))
         if node.copy.dirty:
             node.written_at = time.time_ns()

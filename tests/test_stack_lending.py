@@ -92,6 +92,19 @@ def test_a_write_past_us_comes_after_what_the_same_tick_of_the_kernels_clock_saw
     assert two.walk("/file", fresh=True).mtime == after.mtime
 
 
+def test_a_close_moves_no_time_of_what_was_set_and_then_written_past_us(stack: Stack) -> None:
+    one, two = stack.client(), stack.client()
+    handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
+    with lent(one, handle) as descriptor:
+        os.pwrite(descriptor, b"first", 0)
+        one.set("/file", Changes(atime=10**18, mtime=10**18))
+        os.pwrite(descriptor, b"past us", 0)
+        before = one.vfs.handle_attr(handle)
+    one.close_handle(handle)
+    after = two.walk("/file", fresh=True)
+    assert (after.mtime, after.ctime) == (before.mtime, before.ctime)
+
+
 def test_what_is_written_past_us_replaces_an_early_upload(stack: Stack) -> None:
     one, two = stack.client(), stack.client()
     handle = one.open("/file", os.O_WRONLY | os.O_CREAT)
