@@ -1,6 +1,6 @@
 """Calls whose program does not want to wait any longer: it is being killed, or has got a signal.
 
-A binding puts ``call(unique)`` around each request, in the thread that carries it out, and ``interrupt``
+A binding puts ``Call(unique)`` around each request, in the thread that carries it out, and ``interrupt``
 marks it when the kernel says so. Only waiting for a lock ends then, with EINTR. What was sent to a service
 is carried out and answered: an interrupted change would be one of which nobody knows whether it was made.
 
@@ -20,7 +20,7 @@ from wire.errors import fail
 
 
 class Call:
-    """A request while it is carried out; a context manager. Cheap: it takes no lock."""
+    """What this thread does in the block is the kernel's request ``unique``. Cheap: it takes no lock."""
 
     __slots__ = ("_unique", "is_interrupted", "wake")
 
@@ -46,11 +46,6 @@ _thread = _Thread()
 _calls: dict[int, Call] = {}
 _guard = threading.Lock()
 """Taken before all locks that a ``wake`` takes."""
-
-
-def call(unique: int) -> Call:
-    """What this thread does in the block is the kernel's request ``unique``."""
-    return Call(unique)
 
 
 def interrupt(unique: int) -> bool:

@@ -61,7 +61,7 @@ class Program(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        with interruption.call(self.unique):
+        with interruption.Call(self.unique):
             try:
                 self.result = self._do()
             except OSError as error:
@@ -136,7 +136,7 @@ def test_others_keep_their_places(stack: Stack, pair: tuple[Client, Client], pat
 def test_who_is_not_there_yet_or_not_any_more_is_not_known() -> None:
     unique = next(_uniques)
     assert not interruption.interrupt(unique)
-    with interruption.call(unique):
+    with interruption.Call(unique):
         assert not interruption.is_interrupted()
         assert interruption.interrupt(unique)
         assert interruption.interrupt(unique)
@@ -260,7 +260,7 @@ def test_what_is_sent_to_a_service_is_not_interrupted(
     one, two = pair
 
     unique = next(_uniques)
-    with interruption.call(unique):
+    with interruption.Call(unique):
         assert interruption.interrupt(unique)
         with one.opened(path, MAKE) as handle:
             one.vfs.write(handle, 0, b"content")
@@ -275,7 +275,7 @@ def test_copying_ends_after_the_piece(pair: tuple[Client, Client]) -> None:
     with one.opened("/source", MAKE) as source, one.opened("/target", MAKE) as target:
         one.vfs.write(source, 0, os.urandom(3 * PIECE_BYTES))
         unique = next(_uniques)
-        with interruption.call(unique):
+        with interruption.Call(unique):
             assert interruption.interrupt(unique)
             assert one.vfs.copy_range(source, 0, target, 0, 3 * PIECE_BYTES) == PIECE_BYTES
 
@@ -310,7 +310,7 @@ def test_a_gate_lets_one_in_after_the_other() -> None:
 
 def test_an_open_gate_is_open_for_who_was_interrupted() -> None:
     gate, unique = Gate(), next(_uniques)
-    with interruption.call(unique):
+    with interruption.Call(unique):
         assert interruption.interrupt(unique)
         assert gate.enter(10.0, lambda: True)
         with pytest.raises(InterruptedError):

@@ -129,7 +129,7 @@ def _in_a_thread(unique: int, do: Callable[[], object]) -> "Future[object]":
 
     def run() -> None:
         try:
-            with interruption.call(unique):
+            with interruption.Call(unique):
                 future.set_result(do())
         except BaseException as error:
             future.set_exception(error)
