@@ -18,7 +18,8 @@ from cache import copies
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.index import DirtyRecord, Index, Mark
 from cache.indices import IndexSet
-from wire.chunking import chunk_count, new_chunk_id
+from tests.support.lending import dirty_chunks, fetch
+from wire.chunking import new_chunk_id
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ChunkAt
 
@@ -30,20 +31,6 @@ def store(tmp_path: Path) -> Iterator[CopyStore]:
     store = CopyStore(tmp_path / "cache", LIMIT)
     yield store
     store.close()
-
-
-def fetched(copy: LocalCopy, version: int, chunks: dict[int, bytes], size: int) -> dict[int, ChunkAt]:
-    """Lets the copy have a version with these chunks."""
-    places = {i: ChunkAt(i, new_chunk_id(data), len(data), [1]) for i, data in chunks.items()}
-    copy.adopt(version, size)
-    copy.learn(0, 8192, places)
-    for index, place in places.items():
-        assert copy.fill(index, place.id, chunks[index])
-    return places
-
-
-def dirty_chunks(copy: LocalCopy) -> list[int]:
-    return [index for index in range(chunk_count(copy.size)) if copy.is_dirty(index)]
 
 
 def commit(copy: LocalCopy, version: int) -> None:
@@ -87,7 +74,7 @@ def test_a_chunk_is_learned_fetched_and_read(store: CopyStore) -> None:
 def test_a_newer_version_keeps_what_did_not_change(store: CopyStore) -> None:
     copy = store.open(7)
     chunks = {0: b"a" * CHUNK_BYTES, 1: b"b" * CHUNK_BYTES, 2: b"c" * 10}
-    places = fetched(copy, 1, chunks, 2 * CHUNK_BYTES + 10)
+    places = fetch(copy, 1, chunks, 2 * CHUNK_BYTES + 10)
     copy.adopt(2, 2 * CHUNK_BYTES + 10)
     with pytest.raises(NeedsManifest):
         copy.missing(0, 1)
@@ -143,7 +130,7 @@ def test_what_was_cut_off_is_zeros_when_it_grows_again(store: CopyStore) -> None
 
 def test_a_snapshot_says_what_a_commit_sends(store: CopyStore) -> None:
     copy = store.open(7)
-    fetched(copy, 5, {0: b"a" * CHUNK_BYTES, 1: b"b" * 100}, CHUNK_BYTES + 100)
+    fetch(copy, 5, {0: b"a" * CHUNK_BYTES, 1: b"b" * 100}, CHUNK_BYTES + 100)
     copy.truncate(50)
     copy.write(2 * CHUNK_BYTES, b"far")
     snapshot = copy.snapshot_dirty()
@@ -207,7 +194,7 @@ def test_a_long_list_of_dirty_chunks_goes_in_several_commits(store: CopyStore) -
 
 def test_the_first_of_several_commits_has_the_chunk_that_was_cut(store: CopyStore) -> None:
     copy = store.open(7)
-    fetched(copy, 1, {2: b"c" * CHUNK_BYTES}, 3 * CHUNK_BYTES)
+    fetch(copy, 1, {2: b"c" * CHUNK_BYTES}, 3 * CHUNK_BYTES)
     copy.truncate(2 * CHUNK_BYTES + 1)
     for index in (0, 1, 3):
         copy.write(index * CHUNK_BYTES, b"x")
@@ -234,7 +221,7 @@ def reopened(store: CopyStore, tmp_path: Path) -> CopyStore:
 
 def test_clean_and_dirty_content_survive(store: CopyStore, tmp_path: Path) -> None:
     clean, dirty = store.open(1), store.open(2)
-    fetched(clean, 4, {0: b"clean"}, 5)
+    fetch(clean, 4, {0: b"clean"}, 5)
     dirty.set_origin(1, b"name")
     dirty.write(0, b"dirty")
     again = reopened(store, tmp_path)
@@ -286,7 +273,7 @@ def test_only_the_owner_can_look(store: CopyStore, tmp_path: Path) -> None:
 def test_after_a_loss_of_power_clean_content_is_not_believed(tmp_path: Path, rebooted: bool) -> None:
     store = CopyStore(tmp_path / "cache", LIMIT)
     clean, dirty = store.open(1), store.open(2)
-    fetched(clean, 4, {0: b"clean"}, 5)
+    fetch(clean, 4, {0: b"clean"}, 5)
     clean.close()
     dirty.write(0, b"dirty")
     store.close()
@@ -375,10 +362,10 @@ def test_a_cut_during_a_commit_limits_what_the_next_one_keeps(store: CopyStore) 
 
 def test_an_outdated_chunk_is_not_believed_after_a_kill(store: CopyStore, tmp_path: Path) -> None:
     copy = store.open(2)
-    old = fetched(copy, 1, {0: b"old"}, 3)
+    old = fetch(copy, 1, {0: b"old"}, 3)
     copy.close()
     copy = store.open(2)
-    fetched(copy, 2, {0: b"new"}, 3)
+    fetch(copy, 2, {0: b"new"}, 3)
     again = killed(tmp_path, store)
     copy = again.open(2)
     copy.adopt(3, 3)
@@ -391,7 +378,7 @@ def test_what_was_true_of_an_older_version_is_learned_again_after_a_kill(
     store: CopyStore, tmp_path: Path
 ) -> None:
     copy = store.open(2)
-    fetched(copy, 1, {0: b"a" * CHUNK_BYTES, 1: b"old"}, CHUNK_BYTES + 3)
+    fetch(copy, 1, {0: b"a" * CHUNK_BYTES, 1: b"old"}, CHUNK_BYTES + 3)
     copy.close()
     copy = store.open(2)
     copy.adopt(2, CHUNK_BYTES + 3)
@@ -407,7 +394,7 @@ def test_what_was_true_of_an_older_version_is_learned_again_after_a_kill(
 def overwritten_unverified(store: CopyStore) -> tuple[LocalCopy, dict[int, ChunkAt]]:
     """A copy that holds a chunk of version 1 and shows version 2, of which no manifest was asked for."""
     copy = store.open(2)
-    places = fetched(copy, 1, {0: b"old"}, 3)
+    places = fetch(copy, 1, {0: b"old"}, 3)
     copy.close()
     copy = store.open(2)
     copy.adopt(2, 3)
@@ -457,7 +444,7 @@ def test_an_unverified_chunk_that_could_not_be_overwritten_is_fetched_again(
 def test_what_no_record_names_is_zeros_after_a_kill(store: CopyStore, tmp_path: Path) -> None:
     copy = store.open(2)
     chunks = {0: b"a" * CHUNK_BYTES, 1: b"fetched too late for the record"}
-    places = fetched(copy, 1, {0: chunks[0]}, 2 * CHUNK_BYTES)
+    places = fetch(copy, 1, {0: chunks[0]}, 2 * CHUNK_BYTES)
     copy.close()
     copy = store.open(2)
     copy.adopt(2, 2 * CHUNK_BYTES)
@@ -485,7 +472,7 @@ def test_a_record_of_nothing_does_not_hide_a_newer_version(store: CopyStore, tmp
 
 def test_a_chunk_that_was_cut_in_two_is_not_believed(store: CopyStore) -> None:
     copy = store.open(2)
-    places = fetched(copy, 1, {0: b"abcdef"}, 6)
+    places = fetch(copy, 1, {0: b"abcdef"}, 6)
     copy.adopt(2, 3)
     copy.adopt(3, 6)
     copy.learn(0, 1, places)
@@ -498,7 +485,7 @@ def test_a_chunk_that_was_cut_in_two_is_not_believed(store: CopyStore) -> None:
 
 def test_a_copy_that_was_closed_is_not_loaded_again(store: CopyStore, tmp_path: Path) -> None:
     first = store.open(7)
-    fetched(first, 1, {0: b"content"}, 7)
+    fetch(first, 1, {0: b"content"}, 7)
     first.close()
     index = tmp_path / "cache" / "index" / "cache.db"
     with sqlite3.connect(index) as rows:  # what it was closed with is in the index all the same
@@ -527,7 +514,7 @@ def test_a_copy_at_rest_is_forgotten_like_any_other(
     store: CopyStore, goes: Callable[[CopyStore], None]
 ) -> None:
     copy = store.open(7)
-    fetched(copy, 1, {0: b"content"}, 7)
+    fetch(copy, 1, {0: b"content"}, 7)
     copy.close()
     before = len(os.listdir("/proc/self/fd"))
     goes(store)
@@ -545,7 +532,7 @@ def test_the_copy_of_an_empty_file_rests_and_leaves_nothing(
     store = CopyStore(tmp_path / "cache", LIMIT)
     for ino in (1, 2, 3):
         copy = store.open(ino)
-        fetched(copy, 1, {}, 0)
+        fetch(copy, 1, {}, 0)
         copy.close()
     assert store.open(3) is copy
     copy.close()
@@ -563,7 +550,7 @@ def test_few_copies_rest_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = len(os.listdir("/proc/self/fd"))
     for ino in range(1, 10):
         copy = store.open(ino)
-        fetched(copy, 1, {0: b"content"}, 7)
+        fetch(copy, 1, {0: b"content"}, 7)
         copy.close()
     assert len(os.listdir("/proc/self/fd")) == before + 2
     assert kept(store, 1) and kept(store, 9)
@@ -589,7 +576,7 @@ def test_clean_copies_are_evicted_least_recently_used_first(tmp_path: Path) -> N
         now[0] += 1
         copy = store.open(ino)
         if not copy.version:
-            fetched(copy, 1, {0: b"x" * 65536}, 65536)
+            fetch(copy, 1, {0: b"x" * 65536}, 65536)
         copy.close()
 
     for ino in range(1, 11):
@@ -610,7 +597,7 @@ def test_clean_copies_are_evicted_least_recently_used_first(tmp_path: Path) -> N
 def test_neither_dirty_nor_open_copies_are_evicted(tmp_path: Path) -> None:
     store = CopyStore(tmp_path / "cache", 65536)
     opened, dirty = store.open(1), store.open(2)
-    fetched(opened, 1, {0: b"x" * 100_000}, 100_000)
+    fetch(opened, 1, {0: b"x" * 100_000}, 100_000)
     dirty.write(0, b"y" * 100_000)
     dirty.close()
     store.evict()

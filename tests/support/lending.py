@@ -44,7 +44,7 @@ def borrowed(copy: LocalCopy, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def dirty_chunks(copy: LocalCopy) -> list[int]:
-    """Which of them are."""
+    """The indices of what is dirty."""
     return [index for index in range(chunk_count(copy.size)) if copy.is_dirty(index)]
 
 

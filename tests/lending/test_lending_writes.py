@@ -4,27 +4,13 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from cache.copies import CopyStore, LocalCopy
-from tests.support.lending import INO, LIMIT, begin, borrowed, dirty_chunks, filled
+from tests.support.lending import INO, begin, borrowed, dirty_chunks
 from wire.chunking import fits, new_chunk_id
 from wire.limits import CHUNK_BYTES
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[CopyStore]:
-    with closing(CopyStore(tmp_path / "cache", LIMIT)) as store:
-        yield store
-
-
-@pytest.fixture
-def copy(store: CopyStore) -> LocalCopy:
-    return filled(store)
 
 
 def test_what_was_written_past_us_is_found(copy: LocalCopy) -> None:

@@ -4,8 +4,6 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,22 +13,10 @@ from cache import lending
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.sparse import SparseFile
 from cache.succession import Successor
-from tests.support.lending import INO, LIMIT, borrowed, dirty_chunks, filled, killed
+from tests.support.lending import INO, LIMIT, borrowed, dirty_chunks, killed
 from wire.chunking import new_chunk_id
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ChunkAt
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[CopyStore]:
-    with closing(CopyStore(tmp_path / "cache", LIMIT)) as store:
-        yield store
-
-
-@pytest.fixture
-def copy(store: CopyStore) -> LocalCopy:
-    return filled(store)
-
 
 # What is lent
 

@@ -5,8 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,8 @@ import pytest
 from cache import index as index_module
 from cache.copies import CopyStore, LocalCopy
 from cache.sparse import SparseFile
-from tests.support.lending import INO, LIMIT, begin, borrowed, dirty_chunks, filled, killed
+from tests.support.lending import INO, LIMIT, begin, borrowed, dirty_chunks, killed
 from wire.limits import CHUNK_BYTES
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[CopyStore]:
-    with closing(CopyStore(tmp_path / "cache", LIMIT)) as store:
-        yield store
-
-
-@pytest.fixture
-def copy(store: CopyStore) -> LocalCopy:
-    return filled(store)
 
 
 def test_what_was_written_past_us_survives_a_kill(copy: LocalCopy, store: CopyStore, tmp_path: Path) -> None:
