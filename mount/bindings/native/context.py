@@ -53,12 +53,12 @@ class Context:
             self.notifications, self.inodes, self.listings, mountpoint, names_may_go=names_may_go
         )
         self.passthrough = Passthrough(vfs, descriptor, self.release, is_possible=passes)
-        self._trusted = trusted
+        self.is_trusted = trusted
         self._telling = _Telling()
 
     def who(self, request: Request) -> Caller | None:
         """For whom a request is made."""
-        return caller(request.uid, request.gid, request.pid) if self._trusted else None
+        return caller(request.uid, request.gid, request.pid) if self.is_trusted else None
 
     def may_keep_listings(self) -> bool:
         """Whether the kernel may keep the listing of a directory, and list it out of its cache. There it has

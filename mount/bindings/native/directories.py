@@ -15,7 +15,7 @@ from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.listings import FILLS, KEEPS
 from mount.bindings.native.protocol import Opcode
-from mount.bindings.native.requests import DONE, Answer, Methods, Request
+from mount.bindings.native.requests import DONE, Answer, Methods, MethodsAtOnce, Request
 from mount.stream import Stream
 from wire.errors import fail
 from wire.messages.directory import Attr
@@ -33,6 +33,15 @@ class _Entry(NamedTuple):
     mode: int
     offset: int
     attr: Attr | None
+
+
+class _Kept(NamedTuple):
+    """An open directory of which the kernel has the listing, as of ``change``. As a rule nobody asks for it
+    here, and all that it takes to answer was for nothing."""
+
+    ino: int
+    change: int
+    flags: int
 
 
 class _Open:
@@ -85,7 +94,7 @@ class Directories:
 
     def __init__(self, the: Context) -> None:
         self._the = the
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _Open | _Kept] = {}
         self._numbers = itertools.count(the.vfs.first_number)
         self.methods: Methods = {
             Opcode.OPENDIR: self.open,
@@ -94,6 +103,21 @@ class Directories:
             Opcode.RELEASEDIR: self.close,
             Opcode.FSYNCDIR: self.sync,
         }
+        self.at_once: MethodsAtOnce = {
+            Opcode.OPENDIR: self.open_at_once,
+            Opcode.RELEASEDIR: self.close_at_once,
+        }
+
+    def open_at_once(self, ino: int, body: memoryview) -> bytes | None:
+        """As ``open``, if the kernel has the listing still and the session's own user may have it."""
+        the = self._the
+        label = the.listings.label(ino)
+        if not label or the.is_trusted or not the.vfs.is_listing_of_now(ino, label, None):
+            return None
+        flags = the.listings.opened(ino, label)
+        number = next(self._numbers)
+        self._open[number] = _Kept(ino, label, flags)
+        return protocol.OPEN_OUT.pack(number, flags, 0)
 
     def open(self, request: Request) -> Answer:
         """opendir(3), of the directory as it is now: EACCES, and ESTALE if it is gone."""
@@ -116,7 +140,11 @@ class Directories:
 
     def close(self, request: Request) -> Answer:
         """closedir(3)."""
-        listing = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
+        return self.close_at_once(request.nodeid, request.body)
+
+    def close_at_once(self, _ino: int, body: memoryview) -> bytes:
+        """closedir(3)."""
+        listing = self._open.pop(protocol.RELEASE_IN.read(body).fh, None)
         if listing is not None and listing.flags:
             self._the.listings.closed(listing.ino)
         return DONE
@@ -130,7 +158,7 @@ class Directories:
         asked = protocol.READ_IN.read(request.body)
         if asked.offset > protocol.OFFSET_MAX:
             raise fail(errno.EINVAL)
-        listing = self._open.get(asked.fh) or self._met(request, asked.fh)
+        listing = self._opened(request, asked.fh)
         if listing.drops_cache:
             self._the.listings.has_dropped(listing.ino)
         is_plus = request.opcode == Opcode.READDIRPLUS
@@ -142,11 +170,17 @@ class Directories:
             (self._entry(listing.ino, entry) if is_plus else b"") + dirent for entry, dirent in told
         )
 
-    def _met(self, request: Request, number: int) -> _Open:
-        """A directory that was opened at an earlier worker."""
+    def _opened(self, request: Request, number: int) -> _Open:
+        found = self._open.get(number)
+        if isinstance(found, _Open):
+            return found
         listing = self._open[number] = self._listing(request)
-        listing.flags = KEEPS  # or not: nothing may be concluded from it
-        self._the.listings.met(listing.ino)
+        if found is not None:  # the kernel has lost what it had
+            listing.flags = found.flags
+            listing.stream.begin_unchanged(found.change)
+        else:  # it was opened at an earlier worker
+            listing.flags = KEEPS  # or not: nothing may be concluded from it
+            self._the.listings.met(listing.ino)
         return listing
 
     def _entry(self, folder: int, entry: _Entry) -> bytes:

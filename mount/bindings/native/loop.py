@@ -1,11 +1,12 @@
 """The threads that read requests from the kernel and write what is answered.
 
 Each thread reads a request into a buffer of its own, carries it out itself and answers: nothing is handed
-over. One at a time reads: it has the *turn*. A request may wait long (for a lock, for a service), so whoever
-takes one passes the turn on: at once, or before it waits (mount.turns) if it is of a kind that is done in a
-moment as a rule (``KEEPS``). Whoever leaves nobody to read starts another thread, unless it is a request that
-never waits; when more than a few wait for requests, the next one ends. What waits for another program's lock
-may wait for days: it gets a thread of its own (``Later``).
+over. One at a time reads: it has the *turn* (mount.bindings.native.turn). What needs no more than a look is
+answered at once. Else it may wait long (for a lock, for a service), so the turn is passed on: directly, or
+before it waits (mount.turns) if it is of a kind that is done in a moment as a rule (``KEEPS``). Whoever
+leaves nobody to read starts another thread, unless it is a request that never waits; when more than a few
+wait for requests, the next one ends. What waits for another program's lock may wait for days: it gets a
+thread of its own (``Later``).
 """
 
 import errno
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 
 from mount import interruption, turns
@@ -22,6 +24,7 @@ from mount.bindings.native import protocol
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Opcode
 from mount.bindings.native.requests import Answer, Later, Request
+from mount.bindings.native.turn import Turn
 from mount.calls import Calls
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ _ENDED = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
 _UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPERM})
 """From write(2): nobody waits for the answer."""
 
+_HEAD = protocol.IN_HEADER.size
 
 _NEVER_WAIT = frozenset({int(Opcode.FORGET), int(Opcode.BATCH_FORGET)})
 """What comes after these can come later: when the kernel forgets a million inodes, there would soon be as
@@ -60,6 +64,7 @@ KEEPS = frozenset(
     for opcode in (
         Opcode.LOOKUP,
         Opcode.GETATTR,
+        Opcode.ACCESS,
         Opcode.GETXATTR,
         Opcode.OPEN,
         Opcode.READ,
@@ -73,14 +78,6 @@ KEEPS = frozenset(
 """What is answered out of memory or the local copy, as a rule: in less time than it takes to wake another
 thread."""
 
-KEPT_SECONDS = 0.05
-"""Longer nobody keeps the turn, whatever he may wait for without having said so: a disk, or a lock of one who
-waits for it. Nothing depends on it: who has lost the turn goes on, and two are at work."""
-
-QUIET_SECONDS = 1.0
-"""After so long without an answer it is looked less often whether somebody keeps the turn: each time wakes
-the processor."""
-
 
 class Loop:
     """Answers requests from ``descriptor`` until the mount is gone or ``stop``."""
@@ -88,15 +85,12 @@ class Loop:
     def __init__(self, descriptor: int, operations: Operations, calls: Calls) -> None:
         self._descriptor = descriptor
         self._operations = operations
+        self._at_once = operations.at_once
         self._calls = calls
         self._lock = threading.Lock()
         self._guard = threading.Condition(self._lock)  # the same: to enter it costs more
-        self._turn = threading.Lock()
-        """Held by who reads, and by ``_keeper``."""
-        self._keeper: object = None  # under guard, as what follows
-        self._kept_since = 0.0
-        self._kept_seconds = KEPT_SECONDS
-        self._threads = 0
+        self._turn = Turn(descriptor)
+        self._threads = 0  # under guard, as what follows
         self._idle = 0
         self._started_at = self._answered_at = time.monotonic()
         self._stopping = False
@@ -151,84 +145,84 @@ class Loop:
     def _serve(self) -> None:
         buffer = memoryview(bytearray(BUFFER_BYTES))
         room = memoryview(bytearray(DATA_BYTES))
-        descriptor = self._descriptor
-        me, has_turn = object(), False
-
-        def pass_on() -> None:
-            self._pass_on(me)
-
-        while True:
-            if not has_turn:
-                self._take_turn()
-                has_turn = True
-            try:
-                count = os.readv(descriptor, [buffer])
-            except OSError as error:
-                if error.errno in _AGAIN:
-                    continue
-                if error.errno not in _ENDED:
-                    self._leave()  # the others answer what comes until the mount has ended
-                    raise
-                count = 0
-            if not count:
-                self.is_gone = True
-                self.ended.put(None)
-                self._turn.release()
-                return
-            opcode = protocol.opcode(buffer)
-            with self._lock:
-                self._idle -= 1
-                if not self._idle and opcode not in _NEVER_WAIT:
-                    self._see_to_readers()
-                if opcode in KEEPS:
-                    self._keeper, self._kept_since = me, time.monotonic()
-                    turns.keep(pass_on)
-                else:
-                    self._turn.release()
+        turn, me = self._turn, object()
+        pass_on = partial(turn.pass_on, me)
+        turn.take()
+        while count := self._read(buffer):
+            opcode, unique, nodeid = protocol.beginning(buffer)
+            if opcode in self._at_once and self._answer_at_once(opcode, unique, nodeid, buffer[_HEAD:count]):
+                continue
+            self._begin(opcode)
+            if opcode in KEEPS:
+                turn.keep(me)
+                turns.keep(pass_on)
+            else:
+                turn.give_up()
             self._answer(buffer[:count], room)
             turns.keep(None)
-            with self._lock:
-                has_turn = self._keeper is me
+            has_turn = turn.goes_on(me)
+            if self._is_superfluous():
                 if has_turn:
-                    self._keeper = None
-                self._idle += 1
-                self._answered_at = now = time.monotonic()
-                if self._stopping:
-                    self._guard.notify_all()
-                elif self._idle > IDLE_MAX and now - self._started_at > SPARE_SECONDS:
-                    self._idle -= 1
-                    self._threads -= 1
-                    if has_turn:
-                        self._turn.release()
-                    return
+                    turn.give_up()
+                return
+            if not has_turn:
+                turn.take()
+        self.is_gone = True
+        self.ended.put(None)
+        turn.give_up()
+
+    def _read(self, buffer: memoryview) -> int:
+        """For who has the turn: how many bytes the next request has, 0 if there is no mount any more."""
+        while True:
+            try:
+                return self._turn.read(buffer)
+            except OSError as error:
+                if error.errno in _ENDED:
+                    return 0
+                if error.errno not in _AGAIN:
+                    self._leave()  # the others answer what comes until the mount has ended
+                    raise
 
     def _leave(self) -> None:
         """This thread, whose turn it is, reads no more."""
         with self._lock:
             self._idle -= 1
             self._threads -= 1
-            self._turn.release()
+        self._turn.give_up()
 
-    def _pass_on(self, keeper: object) -> None:
-        """Somebody else shall read, if the turn is still this one's."""
+    def _begin(self, opcode: int) -> None:
+        """This thread will be at work, for a request that it has read."""
         with self._lock:
-            if self._keeper is keeper:
-                self._keeper = None
-                self._turn.release()
+            self._idle -= 1
+            if not self._idle and opcode not in _NEVER_WAIT:
+                self._see_to_readers()
 
-    def _take_turn(self) -> None:
-        """Waits for it, or takes it from who keeps it too long."""
-        while not self._turn.acquire(timeout=self._look_seconds()):
-            with self._lock:
-                kept_seconds = time.monotonic() - self._kept_since
-                if self._keeper is not None and kept_seconds > self._kept_seconds:
-                    self._keeper = None
-                    return
+    def _is_superfluous(self) -> bool:
+        """Whether this thread, which has answered, is to end: enough others are idle."""
+        with self._lock:
+            self._idle += 1
+            self._answered_at = now = time.monotonic()
+            if self._stopping:
+                self._guard.notify_all()
+            elif self._idle > IDLE_MAX and now - self._started_at > SPARE_SECONDS:
+                self._idle -= 1
+                self._threads -= 1
+                return True
+            return False
 
-    def _look_seconds(self) -> float:
-        """When who waits for the turn looks next whether it is kept too long."""
-        is_quiet = time.monotonic() - self._answered_at > QUIET_SECONDS
-        return max(self._kept_seconds, QUIET_SECONDS) if is_quiet else self._kept_seconds
+    def _answer_at_once(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bool:
+        """Answers a request that needs no more than a look. False if it does, if an earlier worker may have
+        begun it, or if a later one must know of it."""
+        if self._stopping or self._calls.note_all or unique & protocol.UNIQUE_RESEND:
+            return False
+        try:
+            answer = self._at_once[opcode](nodeid, body)
+        except protocol.Malformed:
+            return False  # whoever carries it out says so
+        if answer is None:
+            return False
+        self._send(unique, 0, answer)
+        return True
 
     def _answer(self, data: memoryview, room: memoryview) -> None:
         try:

@@ -21,11 +21,12 @@ class Operations:
     def __init__(self, the: Context) -> None:
         self._vfs = the.vfs
         self.written = the.written
+        directories = Directories(the)
         methods: Methods = {
             **Names(the).methods,
             **Attributes(the).methods,
             **Files(the).methods,
-            **Directories(the).methods,
+            **directories.methods,
             **Locks(the).methods,
             Opcode.SYNCFS: self.syncfs,
             Opcode.DESTROY: self.destroy,
@@ -33,6 +34,7 @@ class Operations:
             Opcode.IOCTL: self.ioctl,
         }
         self._methods = {int(opcode): method for opcode, method in methods.items()}
+        self.at_once = {int(opcode): method for opcode, method in directories.at_once.items()}
 
     def answer(self, request: Request) -> Answer:
         """Carries a request out. Raises ENOSYS for what is not known: the kernel does without, then."""

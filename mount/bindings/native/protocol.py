@@ -195,13 +195,13 @@ class OutHeader(NamedTuple):
     unique: int
 
 
-_OPCODE = struct.Struct("=4xI")
+_BEGINNING = struct.Struct("=4xIQQ")
 
 
-def opcode(data: memoryview) -> int:
-    """Of a request, without the rest of its header."""
-    number: int = _OPCODE.unpack_from(data)[0]
-    return number
+def beginning(data: memoryview) -> tuple[int, int, int]:
+    """Of a request's header no more than opcode, unique and nodeid."""
+    opcode, unique, nodeid = _BEGINNING.unpack_from(data)
+    return opcode, unique, nodeid
 
 
 IN_HEADER = Structure("fuse_in_header", "IIQQIIIHH", InHeader)

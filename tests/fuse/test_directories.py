@@ -10,16 +10,6 @@ from mount.bindings.native.context import Context
 from mount.bindings.native.listings import Listings
 from mount.bindings.native.protocol import Dirent, Fopen, Opcode
 from tests.support.kernel import ENTRY_BYTES, Kernel
-from tests.support.stack import Stack
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    """One that has mounted a realm with a file and a directory."""
-    with Stack(tmp_path_factory.mktemp("stack")) as stack:
-        found = Kernel(stack)
-        yield found
-        found.close()
 
 
 @pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
