@@ -281,6 +281,8 @@ def test_json_has_every_figure_of_all_directories(here: Path, there: Path, tmp_p
         | rows([f"small files: open, read, close, {name}" for name in ("cold", "again")], 1, 4)
         | rows([f"small files: list with attributes, {name}" for name in ("cold", "warm")], 1, 4)
         | rows(["small files: list all with attributes, cold", "save as editors do"], 1, 4)
+        | rows([f"tree: {verb} directories with files" for verb in ("create", "delete")], 1)
+        | rows(["tree: list directories, cold", "tree: list directories, again"], 1)
     )
     for figure in figures:
         assert figure.value > 0

@@ -9,6 +9,7 @@ from dfs.benchmarks.big_file import big_file_workloads
 from dfs.benchmarks.cold import Cold
 from dfs.benchmarks.figures import Figure, Sample, summarise
 from dfs.benchmarks.small_files import save_workload, small_file_workloads
+from dfs.benchmarks.tree import tree_workloads
 from dfs.benchmarks.work import Load, Workload
 from wire.errors import fail
 
@@ -29,7 +30,12 @@ class Site:
 def all_workloads() -> list[Workload]:
     """Everything, in the order in which it must be run."""
     small = [workload for threads in THREADS for workload in small_file_workloads(threads)]
-    return [*big_file_workloads(), *small, *(save_workload(threads) for threads in THREADS)]
+    return [
+        *big_file_workloads(),
+        *small,
+        *tree_workloads(),
+        *(save_workload(threads) for threads in THREADS),
+    ]
 
 
 def measure(sites: Sequence[Site], load: Load, progress: Callable[[str, int, int], None]) -> list[Figure]:
