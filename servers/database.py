@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ClauseElement, Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPICursor
@@ -120,40 +120,46 @@ class Prepared:
     def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
         self._statement = statement
         self._columns = columns
-        self._compiled: dict[str, SQLCompiler] = {}
+        self._compiled: dict[str, _Compiled] = {}
 
     def run(self, connection: Connection, **values: Any) -> DBAPICursor:
         """The driver's cursor, from which rows come as tuples."""
         compiled = self._compile(connection)
         cursor = connection.connection.cursor()
-        cursor.execute(compiled.string, _parameters(compiled, values))
+        cursor.execute(compiled.text, compiled.parameters(values))
         return cursor
 
     def run_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
         """Once for each of ``rows``; how many rows of the database that concerned."""
         compiled = self._compile(connection)
         cursor = connection.connection.cursor()
-        cursor.executemany(compiled.string, [_parameters(compiled, values) for values in rows])
+        cursor.executemany(compiled.text, [compiled.parameters(values) for values in rows])
         concerned: int = cursor.rowcount
         cursor.close()
         return concerned
 
-    def _compile(self, connection: Connection) -> SQLCompiler:
+    def _compile(self, connection: Connection) -> "_Compiled":
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.name)
         if compiled is None:
             made = self._statement.compile(dialect=dialect, column_keys=self._columns)
             assert isinstance(made, SQLCompiler)
-            compiled = self._compiled[dialect.name] = made
+            compiled = self._compiled[dialect.name] = _Compiled(made.string, made.positiontup, made.params)
         return compiled
 
 
-def _parameters(compiled: SQLCompiler, values: Mapping[str, Any]) -> Any:
-    """As the driver wants them; constants of the statement stand in ``compiled``."""
-    constants = compiled.params
-    if compiled.positiontup is None:
-        return {**constants, **values}
-    return [values[name] if name in values else constants[name] for name in compiled.positiontup]
+class _Compiled(NamedTuple):
+    """A statement in the driver's words, the order of its parameters (None: they go by name), and its
+    constants."""
+
+    text: str
+    order: Sequence[str] | None
+    constants: Mapping[str, Any]
+
+    def parameters(self, values: Mapping[str, Any]) -> Any:
+        """As the driver wants them."""
+        known = {**self.constants, **values}
+        return known if self.order is None else [known[name] for name in self.order]
 
 
 def savepoint(connection: Connection, command: str) -> None:
