@@ -8,13 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cache.metadata import Asked, ForSeconds, MetadataCache
 from cache.new_folders import NewFolders
-from wire.messages.directory import Attr
+from tests.support.attributes import attr
 
 FOREVER = ForSeconds(1e9)
-
-
-def attr(ino: int, change: int) -> Attr:
-    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 1, change, False)
 
 
 def test_answers_are_believed_for_their_lifetime_from_the_question_on() -> None:
