@@ -18,7 +18,8 @@ import msgspec
 
 from cache.copies import Dirty
 from mount.conflicts import save_conflict_copy
-from mount.nodes import Node, PendingAttrs
+from mount.nodes import Node
+from mount.pending import PendingAttrs
 from mount.proxy import Proxy
 from mount.reading import Reader
 from mount.uploads import Uploads
