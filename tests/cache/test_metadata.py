@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cache.metadata import Asked, ForSeconds, MetadataCache
+from cache.lifetimes import ForSeconds
+from cache.metadata import Asked, MetadataCache
 from cache.new_folders import NewFolders
 from tests.support.attributes import attr
 
