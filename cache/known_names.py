@@ -45,6 +45,8 @@ class KnownNames:
         folder = self._folders.get(parent)
         if folder is not None and folder.pop(name, None) is not None:
             self._count -= 1
+            if not folder:  # it would stay the oldest, which has nothing that could go
+                del self._folders[parent]
 
     def drop_folder(self, parent: int) -> None:
         """All names in it."""

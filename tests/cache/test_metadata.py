@@ -100,6 +100,18 @@ def test_three_walks_leave_no_more_than_one() -> None:
     assert not any(cache.get_attr(ino) or cache.get_target(ino) for ino in inos)
 
 
+def test_what_has_expired_goes_though_a_directory_before_it_has_no_name_left() -> None:
+    now = [0.0]
+    cache = MetadataCache(ForSeconds(1.0, lambda: now[0]))
+    asked = cache.ask()
+    for folder in (1, 2):
+        cache.put_entry(attr(folder, 5), b"name", 7, asked)
+    cache.drop_entry(1, b"name")
+    now[0] = 2.0
+    cache.put_attr(attr(3, 5), cache.ask())
+    assert len(cache) == 1
+
+
 def test_a_directory_with_more_names_than_are_kept_is_begun_anew() -> None:
     cache = MetadataCache(FOREVER, items_max=100)
     asked = cache.ask()
