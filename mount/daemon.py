@@ -84,7 +84,7 @@ def _serve(
 
 
 def _owners(options: MountOptions, proxy: Proxy) -> Owners:
-    """Owners are shown as the realm has them: the session's user as who mounted, but in a trusted mount."""
+    """The session's user is shown as the one who mounted; a trusted mount shows everybody as he is."""
     if options.trusted:
         return Owners(0, 0, 0, 0)
     session = proxy.keyring.session
