@@ -275,22 +275,12 @@ class Channel:
             try:
                 return self._try(method, path, body, request_id, patience + wait_seconds, began)
             except (Unavailable, SlowDown) as error:
-                pause = (
-                    error.retry_after_seconds
-                    if isinstance(error, SlowDown)
-                    else backoff_seconds(0.05, attempt)
-                )
+                pause = _pause_seconds(error, attempt)
                 if now_awake_or_not() + pause >= began + patience:
                     raise
-                log.log(
-                    logging.DEBUG if attempt < 3 else logging.INFO,
-                    "%s %s%s is tried again (%s): %s",
-                    method,
-                    self.base_url,
-                    path,
-                    request_id,
-                    error.detail,
-                )
+                level = logging.DEBUG if attempt < 3 else logging.INFO
+                url = self.base_url + path
+                log.log(level, "%s %s is tried again (%s): %s", method, url, request_id, error.detail)
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -338,6 +328,11 @@ class Channel:
         if answer.status >= 400:
             raise from_problem(codec.decode(data, Problem))
         return data
+
+
+def _pause_seconds(error: Unavailable | SlowDown, attempt: int) -> float:
+    """As long as the service asks for, or longer from attempt to attempt."""
+    return error.retry_after_seconds if isinstance(error, SlowDown) else backoff_seconds(0.05, attempt)
 
 
 def _unsealed_error(answer: Answer, url: str) -> OSError:

@@ -18,7 +18,9 @@ import msgspec
 
 from cache.copies import Dirty
 from mount.conflicts import save_conflict_copy
-from mount.nodes import Node, PendingAttrs
+from mount.locks import WriteLock
+from mount.nodes import Node
+from mount.pending import PendingAttrs
 from mount.proxy import Proxy
 from mount.reading import Reader
 from mount.uploads import Uploads
@@ -248,24 +250,10 @@ class Committer:
             found = self._proxy.directory.find_commit(node.ino, node.unsent.commit_id)
             if found.version:
                 self._settle(node, found.version)
-        lock = attr = busy = None
-        try:
-            wait_seconds = SHARED_WAIT_SECONDS if node.is_shared else REGAIN_SECONDS
-            lock = self._proxy.write_locks.acquire(node.ino, wait_seconds)
-            # Not OpenWrite: the leave to write was given when the file was opened.
-            attr = self._proxy.directory.attrs([node.ino], node.caller)[0]
-        except Busy as error:
-            if node.is_shared:
-                raise
-            busy = error
-            log.info("inode %d: %s", node.ino, error.detail)
+        lock, attr, busy = self._lock_again(node)
         was_past_us = node.copy.is_past_us
         with node.guard:
-            node.lock, node.lock_lost = lock, lock is None
-            if lock is not None and attr is not None and attr.version == node.copy.version:
-                node.attr = attr
-                if node.unsent is not None:
-                    node.unsent = msgspec.structs.replace(node.unsent, grant=lock.grant)
+            if self._goes_on(node, lock, attr):
                 return
             node.rescan(home=True)
         if node.copy.dirty:
@@ -281,6 +269,32 @@ class Committer:
             if busy is None:
                 raise node.outrun()
         raise busy
+
+    def _lock_again(self, node: Node) -> tuple[WriteLock | None, Attr | None, Busy | None]:
+        """The lock and what the directory says then, or who has it."""
+        lock = attr = None
+        try:
+            wait_seconds = SHARED_WAIT_SECONDS if node.is_shared else REGAIN_SECONDS
+            lock = self._proxy.write_locks.acquire(node.ino, wait_seconds)
+            # Not OpenWrite: the leave to write was given when the file was opened.
+            attr = self._proxy.directory.attrs([node.ino], node.caller)[0]
+        except Busy as error:
+            if node.is_shared:
+                raise
+            log.info("inode %d: %s", node.ino, error.detail)
+            return lock, attr, error
+        return lock, attr, None
+
+    @staticmethod
+    def _goes_on(node: Node, lock: WriteLock | None, attr: Attr | None) -> bool:
+        """Under guard: takes what ``_lock_again`` got. Whether nobody else has written meanwhile."""
+        node.lock, node.lock_lost = lock, lock is None
+        if lock is None or attr is None or attr.version != node.copy.version:
+            return False
+        node.attr = attr
+        if node.unsent is not None:
+            node.unsent = msgspec.structs.replace(node.unsent, grant=lock.grant)
+        return True
 
     def _give_way(
         self, node: Node, attr: Attr | None, why: str = "somebody else has written meanwhile"

@@ -24,7 +24,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from cache.copies import LocalCopy
-from mount.nodes import Handle, Node, NodeTable
+from mount.node_table import NodeTable
+from mount.nodes import Handle, Node
 from mount.reading import Reader
 from wire.errors import Unavailable
 from wire.limits import CHUNK_BYTES

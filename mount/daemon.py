@@ -53,11 +53,6 @@ def _serve(
     on_ready: Callable[[], None],
     worker: Worker | None,
 ) -> None:
-    session = proxy.keyring.session
-    if options.trusted:
-        owners = Owners(0, 0, 0, 0)
-    else:
-        owners = Owners(session.uid, session.gids[0], os.getuid(), os.getgid())
     binding = bindings.choose(options.binding)
     serve = bindings.load(binding)
     control_path = state_file(options.mountpoint, ".sock")
@@ -67,7 +62,7 @@ def _serve(
         binding=binding,
         pid=os.getpid() if worker is None else os.getppid(),
         realm=options.realm_url,
-        user=session.user,
+        user=proxy.keyring.session.user,
         cache_dir=str(options.cache_dir),
         control=str(control_path),
         started=_started(proxy, options),
@@ -82,10 +77,18 @@ def _serve(
         on_ready()
 
     try:
-        serve(vfs, options, owners, ready)
+        serve(vfs, options, _owners(options, proxy), ready)
     finally:
         control.close()
         unregister(record.mountpoint)
+
+
+def _owners(options: MountOptions, proxy: Proxy) -> Owners:
+    """The session's user is shown as the one who mounted; a trusted mount shows everybody as he is."""
+    if options.trusted:
+        return Owners(0, 0, 0, 0)
+    session = proxy.keyring.session
+    return Owners(session.uid, session.gids[0], os.getuid(), os.getgid())
 
 
 def _started(proxy: Proxy, options: MountOptions) -> float:

@@ -17,7 +17,7 @@ SAFE = 0.9
 
 
 class Lease:
-    """A ``cache.metadata.Lifetime``. The clock goes on while the machine sleeps, as the directory's does."""
+    """A ``cache.lifetimes.Lifetime``. The clock goes on while the machine sleeps, as the directory's does."""
 
     is_exact = True
 

@@ -10,7 +10,8 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cache.folders import FolderCache
-from cache.metadata import Asked, ForSeconds, Lifetime, MetadataCache
+from cache.lifetimes import ForSeconds, Lifetime
+from cache.metadata import Asked, MetadataCache
 from clients.directory import DirectoryClient
 from clients.session import Numbering
 from wire.errors import fail

@@ -82,19 +82,10 @@ class Opening(Writing):
         if self._settle(ino):
             attr = None  # it was asked for before
         if attr is None:
-            node = self._table.peek(ino)
-            ours = node is not None and node.is_ours
-            attr = node.attr if node and ours else self.fresh_attr(ino, who)
+            known = self._table.peek(ino)
+            attr = known.attr if known is not None and known.is_ours else self.fresh_attr(ino, who)
         _check_openable(attr)
-        node = self._table.pin(attr)
-        try:
-            if writes:
-                self._begin_writing(node, flags, who)
-            else:
-                self._begin_reading(node, attr, who)
-        except BaseException:
-            self._unpin(node)
-            raise
+        node = self._begin(attr, flags, who, writes=writes)
         handle = self._add_handle(node, flags, who, is_writer=writes)
         try:
             if manifest is not None:
@@ -107,6 +98,20 @@ class Opening(Writing):
             self.release(handle.number)
             raise
         return handle
+
+    def _begin(self, attr: Attr, flags: int, who: Caller | None, *, writes: bool) -> Node:
+        """Pins the node of a file that ``who`` may read, or write: then with its lock, and as one more
+        writer."""
+        node = self._table.pin(attr)
+        try:
+            if writes:
+                self._begin_writing(node, flags, who)
+            else:
+                self._begin_reading(node, attr, who)
+        except BaseException:
+            self._unpin(node)
+            raise
+        return node
 
     def _opened_again(self, handle: Handle, flags: int) -> Handle:
         """The call that has opened it was not answered: it may not have come to cutting the file."""
@@ -216,15 +221,7 @@ class Opening(Writing):
         who: Caller | None,
     ) -> tuple[Handle, Attr]:
         """Makes a file under its lock, which is given back if it cannot be made or opened."""
-        try:
-            attr = self._changed(op, who)
-        except OSError as error:
-            if error.errno in NOT_CREATED:
-                self._calls.forget_ino()
-                self._proxy.write_locks.give_back_fresh(lock)
-            else:  # it may have been carried out: the number is used up
-                self._proxy.write_locks.release(lock.ino)
-            raise
+        attr = self._make_locked(op, lock, who)
         try:
             node = self._table.pin(attr)
         except BaseException:
@@ -245,6 +242,17 @@ class Opening(Writing):
         if not writes:
             self._stop_writing(node)
         return self._add_handle(node, flags, who, is_writer=writes), attr
+
+    def _make_locked(self, op: Create | CreateNameless, lock: WriteLock, who: Caller | None) -> Attr:
+        try:
+            return self._changed(op, who)
+        except OSError as error:
+            if error.errno in NOT_CREATED:
+                self._calls.forget_ino()
+                self._proxy.write_locks.give_back_fresh(lock)
+            else:  # it may have been carried out: the number is used up
+                self._proxy.write_locks.release(lock.ino)
+            raise
 
     def _fresh_lock(self) -> WriteLock:
         """The lock of an inode that is to be made; of the one that this call has begun to make, if it has."""

@@ -17,7 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from mount.committing import Committer
-from mount.nodes import Node, NodeTable
+from mount.node_table import NodeTable
+from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.slate import OpenFile
 from wire.errors import Conflict

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from cache.copies import CopyStore
 from mount.following import Follower
 from mount.names import BELIEF_SECONDS
-from mount.nodes import Node, NodeTable, PendingAttrs
+from mount.node_table import NodeTable
+from mount.nodes import Node
+from mount.pending import PendingAttrs
 from mount.proxy import Proxy
 from mount.stream import Stream
 from wire import acl

@@ -101,17 +101,7 @@ class Replies:
             raise Replayed("this request was answered and acknowledged before")
         if kept.replies >= UNACKED_MAX:
             raise Unavailable("too many requests of this session are not acknowledged")
-        outcome: bytes | OSError
-        savepoint(connection, "SAVEPOINT once")
-        try:
-            outcome = codec.encode(run())
-        except OSError as error:
-            savepoint(connection, "ROLLBACK TO SAVEPOINT once")
-            if isinstance(error, Unavailable):
-                raise
-            outcome = error
-        finally:
-            savepoint(connection, "RELEASE SAVEPOINT once")
+        outcome = _outcome(connection, run)
         if acked > kept.mark:
             kept.replies -= self._forget.run(connection, of_session=session, below=acked).rowcount
             kept.mark = acked
@@ -141,6 +131,20 @@ class Replies:
         table = self._table
         connection.execute(delete(table).where(table.c.at < self._clock() - 2 * TICKET_SECONDS))
         self._kept.clear()
+
+
+def _outcome(connection: Connection, run: Callable[[], msgspec.Struct]) -> bytes | OSError:
+    """What ``run`` answers, or raises: then nothing that it has changed is left. Raises Unavailable."""
+    savepoint(connection, "SAVEPOINT once")
+    try:
+        return codec.encode(run())
+    except OSError as error:
+        savepoint(connection, "ROLLBACK TO SAVEPOINT once")
+        if isinstance(error, Unavailable):
+            raise
+        return error
+    finally:
+        savepoint(connection, "RELEASE SAVEPOINT once")
 
 
 def _remembered(body: bytes | None, problem: bytes | None) -> bytes | OSError:

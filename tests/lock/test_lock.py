@@ -3,7 +3,6 @@
 import errno
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,12 @@ from servers.keys import new_realm_keys
 from servers.lock.app import make_server
 from servers.lock.config import LockConfig
 from tests.support.inprocess import InProcessWire, LossyWire, make_keyring
-from tests.support.lock import LEASE, PLACE, URL, WAIT, LockRealm
+from tests.support.lock import LEASE, PATIENCE, PLACE, URL, WAIT, LockRealm
 from tests.support.times import wait_until
 from wire.errors import Replayed
 from wire.messages.common import Empty
 from wire.messages.lock import Acquire, Acquired, Held, Release
 from wire.tickets import Grant, Role, open_grant
-
-PATIENCE = 10.0
-"""Seconds after which a test gives up."""
 
 
 def take(client: LockClient, ino: int = 7, wait_seconds: float = 0.0) -> Held:
@@ -378,10 +374,7 @@ def test_everybody_sees_holders_and_queues(house: LockRealm) -> None:
 
 
 def test_one_user_cannot_lock_everything(house: LockRealm) -> None:
-    house.server.close()
-    house.config = replace(house.config, user_locks_max=4)
-    house.server = make_server(house.config)
-    house.wire.apps[URL] = house.server.app
+    house.restart(user_locks_max=4)
     alice, again, bob = house.client("alice"), house.client("alice"), house.client("bob")
     assert take(bob, 1).token
     assert [answer.token > 0 for answer in alice.acquire([2, 3]).answers] == [True, True]

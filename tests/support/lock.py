@@ -1,7 +1,9 @@
 """A lock server in this process, with sessions and a clock that stands."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clients.lock import LockClient
 from clients.session import Channel, Keyring, Wire
@@ -19,6 +21,9 @@ URL = "http://lock"
 LEASE, PLACE, ORDER = 15.0, 5.0, 10.0
 WAIT = 20.0
 """Seconds that a request is held back at most: longer than any test waits for its answer."""
+
+PATIENCE = 10.0
+"""Seconds after which a test gives up."""
 
 
 class LockRealm:
@@ -77,9 +82,10 @@ class LockRealm:
         self.clock.now += seconds
         self.server.service.expire()
 
-    def restart(self) -> None:
-        """As after a crash, as far as the database is concerned."""
+    def restart(self, **changes: Any) -> None:
+        """As after a crash, as far as the database is concerned; with these changes of its configuration."""
         self.server.close()
+        self.config = replace(self.config, **changes)
         self.server = make_server(self.config)
         self.wire.apps[URL] = self.server.app
 

@@ -13,7 +13,8 @@ from cache import lending
 from cache.copies import CopyStore, LocalCopy, NeedsManifest
 from cache.sparse import SparseFile
 from cache.succession import Successor
-from tests.support.lending import INO, LIMIT, borrowed, dirty_chunks, killed
+from tests.support.copies import LIMIT, dirty_chunks, killed
+from tests.support.lending import INO, borrowed
 from wire.chunking import new_chunk_id
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ChunkAt

@@ -1,7 +1,7 @@
 """Whole listings, kept by the change of their directory (cache.folders)."""
 
 from cache.folders import FolderCache
-from tests.test_metadata import attr
+from tests.support.attributes import attr
 from wire.messages.directory import Entry
 
 

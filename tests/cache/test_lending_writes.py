@@ -8,7 +8,8 @@ import time
 import pytest
 
 from cache.copies import CopyStore, LocalCopy
-from tests.support.lending import INO, begin, borrowed, dirty_chunks
+from tests.support.copies import begin, dirty_chunks
+from tests.support.lending import INO, borrowed
 from wire.chunking import fits, new_chunk_id
 from wire.limits import CHUNK_BYTES
 

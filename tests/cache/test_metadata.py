@@ -6,15 +6,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cache.metadata import Asked, ForSeconds, MetadataCache
+from cache.lifetimes import ForSeconds
+from cache.metadata import Asked, MetadataCache
 from cache.new_folders import NewFolders
-from wire.messages.directory import Attr
+from tests.support.attributes import attr
 
 FOREVER = ForSeconds(1e9)
-
-
-def attr(ino: int, change: int) -> Attr:
-    return Attr(ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 1, change, False)
 
 
 def test_answers_are_believed_for_their_lifetime_from_the_question_on() -> None:
@@ -101,6 +98,18 @@ def test_three_walks_leave_no_more_than_one() -> None:
         assert sum(cache.get_target(ino) is not None for ino in inos) == 1000
     cache.forget(inos, [])
     assert not any(cache.get_attr(ino) or cache.get_target(ino) for ino in inos)
+
+
+def test_what_has_expired_goes_though_a_directory_before_it_has_no_name_left() -> None:
+    now = [0.0]
+    cache = MetadataCache(ForSeconds(1.0, lambda: now[0]))
+    asked = cache.ask()
+    for folder in (1, 2):
+        cache.put_entry(attr(folder, 5), b"name", 7, asked)
+    cache.drop_entry(1, b"name")
+    now[0] = 2.0
+    cache.put_attr(attr(3, 5), cache.ask())
+    assert len(cache) == 1
 
 
 def test_a_directory_with_more_names_than_are_kept_is_begun_anew() -> None:

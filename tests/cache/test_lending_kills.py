@@ -2,9 +2,7 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import pytest
 from cache import index as index_module
 from cache.copies import CopyStore, LocalCopy
 from cache.sparse import SparseFile
-from tests.support.lending import INO, LIMIT, begin, borrowed, dirty_chunks, killed
+from tests.support.copies import LIMIT, begin, dirty_chunks, killed, told_before_kill_9
+from tests.support.lending import INO, borrowed
 from wire.limits import CHUNK_BYTES
 
 
@@ -157,31 +156,6 @@ while True:
 
 @pytest.mark.parametrize("lines", [1, 9, random.randrange(10, 60)], ids=["1", "9", "any"])
 def test_what_was_written_past_us_survives_kill_9(tmp_path: Path, lines: int) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path / "cache")], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    with child:
-        try:
-            seen = [child.stdout.readline() for _ in range(lines)]
-        finally:
-            child.send_signal(signal.SIGKILL)
-        seen += child.stdout.read().splitlines(keepends=True)
-    written: dict[int, int] = {}
-    since: set[int] = set()
-    version = 0
-    for line in (line for line in seen if line.endswith("\n")):
-        what, value = line.split()
-        if what == "committed":
-            version, since = int(value), set()
-        else:
-            written[int(value)] = len(written) + 1
-            since.add(int(value) // CHUNK_BYTES)
-    assert written, "something was at stake"
-    store = CopyStore(tmp_path / "cache", LIMIT)
-    copy = store.open(9)
-    for offset, number in written.items():
-        assert copy.read(offset, 8) == b"%08d" % number
-    if copy.version == version:
-        assert since <= set(dirty_chunks(copy))
-    store.close()
+    told = told_before_kill_9(CHILD, tmp_path / "cache", lines)
+    with closing(CopyStore(tmp_path / "cache", LIMIT)) as store:
+        told.is_in(store.open(9))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cache.copies import CopyStore, LocalCopy
-from tests.support.lending import LIMIT, filled
+from tests.support.copies import LIMIT
+from tests.support.lending import filled
 
 
 @pytest.fixture
