@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import socket
 import socketserver
 import threading
 from pathlib import Path
@@ -51,6 +52,7 @@ class ControlServer:
 
     def close(self) -> None:
         """Stops serving and removes the socket."""
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # who waits there wakes up, and looks whether to end
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

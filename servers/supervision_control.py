@@ -112,6 +112,11 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             super().__init__(address, _Handler)
         self._path.chmod(0o600)
 
+    def shutdown(self) -> None:
+        """Ends ``serve_forever``, which wakes up for it; else it would look only twice a second."""
+        self.socket.shutdown(socket.SHUT_RDWR)
+        super().shutdown()
+
     def server_close(self) -> None:
         """Closes the socket and takes its name away."""
         super().server_close()
