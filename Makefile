@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # The long ones come first (see tests/conftest.py).
 AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+# Else each of the many processes that the tests start would compile DFS anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test fuse clean
 
 run: $(VENV)/installed fuse

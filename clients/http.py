@@ -1,24 +1,26 @@
 """Moving bytes over HTTP/1.1: what mounts, commands and services use to speak to services.
 
 Calls are small and many. So without TLS the exchange is done here, on connections that are kept and with the
-standard library's parser of answers: with requests a call took 1.1 to 2.0 ms here, and takes 0.6 to 0.9. With
-TLS requests does it, because it knows about certificates.
+standard library's parser of answers: with requests a call took 1.1 to 2.0 ms here, and takes 0.6 to 0.9. What
+goes over TLS is passed to clients.tls.
 """
 
 import select
 import socket
+import threading
 from collections import deque
 from collections.abc import Mapping
 from http.client import HTTPException, HTTPResponse
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import requests
-from urllib3.exceptions import HTTPError
 
 from clients.session import Answer
 from wire.errors import NeverReached, ReplyLost
 from wire.headers import METHODS_WITH_BODY, SEALED
 from wire.limits import BODY_BYTES_MAX
+
+if TYPE_CHECKING:
+    from clients.tls import TlsWire
 
 CONNECT_SECONDS = 3.0
 BLOCK_BYTES = 256 * 1024
@@ -31,14 +33,15 @@ class HttpWire:
 
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
-        self._session = requests.Session()
+        self._making = threading.Lock()
+        self._tls: TlsWire | None = None
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
     ) -> Answer:
         """Raises NeverReached or ReplyLost."""
         if url.startswith("https://"):
-            return self._send_over_tls(method, url, headers, body, silence_seconds)
+            return self._over_tls().send(method, url, headers, body, silence_seconds)
         host, head = self._begin(method, url, headers, body)
         connection = host.connect(min(CONNECT_SECONDS, silence_seconds))
         response = HTTPResponse(connection, method=method)
@@ -77,33 +80,19 @@ class HttpWire:
         except ValueError as error:
             raise NeverReached(f"{url!r} is no address: {error}") from error
 
-    def _send_over_tls(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-    ) -> Answer:
-        try:
-            response = self._session.request(
-                method,
-                url,
-                headers=dict(headers),
-                data=body or None,
-                timeout=(min(CONNECT_SECONDS, silence_seconds), silence_seconds),
-                allow_redirects=False,
-                stream=True,
-            )
-        except (requests.ConnectTimeout, requests.exceptions.SSLError) as error:
-            raise NeverReached(f"{url} does not answer, or not as it should: {error}") from error
-        except requests.RequestException as error:
-            raise ReplyLost(f"the connection to {url} broke: {error}") from error
-        try:
-            with response:
-                data = response.raw.read(BODY_BYTES_MAX + 1, decode_content=False)
-        except (HTTPError, OSError) as error:
-            raise ReplyLost(f"the answer of {url} broke off: {error}") from error
-        return Answer(response.status_code, response.headers.get("Content-Type") == SEALED, data)
+    def _over_tls(self) -> "TlsWire":
+        """Made when it is first needed."""
+        with self._making:
+            if self._tls is None:
+                from clients.tls import TlsWire
+
+                self._tls = TlsWire(CONNECT_SECONDS)
+            return self._tls
 
     def close(self) -> None:
         """Closes the kept connections."""
-        self._session.close()
+        if self._tls is not None:
+            self._tls.close()
         for host in self._hosts.values():
             host.close()
 

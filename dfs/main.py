@@ -5,6 +5,7 @@ that the command starts fast. Errors are ``OSError`` everywhere; here, and only 
 sentence on standard error and an exit status (dfs.exits).
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -71,7 +72,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits with its status."""
-    sys.exit(_run(arguments))
+    status = _run(arguments)
+    gc.freeze()  # else the interpreter, when it ends, looks through all objects again and again for cycles
+    sys.exit(status)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

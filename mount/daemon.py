@@ -9,7 +9,7 @@ import msgspec
 
 from cache.copies import CopyStore
 from mount import bindings
-from mount.control import ControlServer
+from mount.control_server import ControlServer
 from mount.options import MountOptions
 from mount.owners import Owners
 from mount.proxy import Proxy

@@ -46,6 +46,7 @@ def serve(make: Callable[[], web.Server], host: str, port: int, threads: int) ->
 
     multiprocessing.set_start_method("fork")  # ``load`` is a closure; later Pythons have another default
     parent = os.getpid()
+    gc.freeze()  # what is imported stays shared: to look for cycles in it would copy all of it
 
     def load(_target: str) -> Any:
         # The parent's handler was inherited and would swallow a SIGTERM until granian sets the worker's own.

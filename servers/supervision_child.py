@@ -20,6 +20,7 @@ import msgspec
 from clients.http import HttpWire
 from clients.session import call_plain
 from servers.supervision import Plan, child_environment, python, rotate
+from servers.supervision_control import ChildStatus
 from wire.messages.common import Health
 
 log = logging.getLogger(__name__)
@@ -31,18 +32,6 @@ STEADY_SECONDS = 10.0
 """A child that lived so long is started again at once when it dies."""
 START_DEATHS_MAX = 2
 PROBE_SECONDS = 0.03
-
-
-class ChildStatus(msgspec.Struct, frozen=True):
-    """A supervised service, for people and for ``dfs status``."""
-
-    name: str
-    role: str
-    url: str
-    state: str
-    pid: int
-    """0: there is no process."""
-    restarts: int
 
 
 class Child:

@@ -17,7 +17,6 @@ from typing import Literal
 import msgspec
 
 from servers.supervision import RealmRoot
-from servers.supervision_child import ChildStatus
 from wire.errors import Problem, fail, from_problem, to_problem
 from wire.messages.directory import Servers
 
@@ -34,6 +33,18 @@ class Ask(msgspec.Struct, frozen=True):
 
     verb: Literal["status", "stop", "start", "down"]
     name: str = ""
+
+
+class ChildStatus(msgspec.Struct, frozen=True):
+    """A supervised service, for people and for ``dfs status``."""
+
+    name: str
+    role: str
+    url: str
+    state: str
+    pid: int
+    """0: there is no process."""
+    restarts: int
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -100,6 +111,11 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         with _address(root) as address:
             super().__init__(address, _Handler)
         self._path.chmod(0o600)
+
+    def shutdown(self) -> None:
+        """Ends ``serve_forever``, which wakes up for it; else it would look only twice a second."""
+        self.socket.shutdown(socket.SHUT_RDWR)
+        super().shutdown()
 
     def server_close(self) -> None:
         """Closes the socket and takes its name away."""

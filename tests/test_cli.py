@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,22 @@ def test_the_help_is_there_at_once_and_names_all_verbs() -> None:
     assert worked < 1.0
     for verb in ("up", "down", "serve", "mount", "umount", "status", "locks", "signup", "login"):
         assert f"\n  {verb} " in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "spared"),
+    [
+        ("dfs.mount", {"mount.vfs", "clients.http", "rich"}),
+        ("dfs.mounted", {"mount.vfs", "mount.bindings.native.serving", "clients.http"}),
+        ("dfs.logins", {"requests", "urllib3", "mount.vfs", "rich"}),
+        ("servers.supervisor", {"requests", "urllib3", "flask", "sqlalchemy", "granian"}),
+    ],
+    ids=["mount", "keeper", "login", "up"],
+)
+def test_what_takes_long_to_import_is_imported_by_who_needs_it(module: str, spared: set[str]) -> None:
+    look = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    imported = subprocess.run(look, capture_output=True, text=True, cwd=CODE, check=True).stdout.split()
+    assert not spared.intersection(imported)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mount.control import ControlServer, Reply, Request, ask
+from mount.control import Reply, Request, ask
+from mount.control_server import ControlServer
 from tests.support.stack import Client, Stack
 from wire.errors import from_problem
 

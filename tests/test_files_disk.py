@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servers.files import disk as disk_module
 from servers.files import store as store_module
 from servers.files.config import FilesConfig
 from servers.files.disk import ChunkFiles, identity
@@ -31,6 +32,7 @@ from tests.support.files import (
     spoil,
 )
 from tests.support.processes import disk_name
+from tests.support.vfs import raises
 from wire.errors import fail
 
 
@@ -73,6 +75,8 @@ def test_leftovers_of_a_crash_are_swept(realm: Realm) -> None:
     ChunkStore(config).close()
     (config.root / "new" / "7").write_bytes(b"half a chu")
     half, whole = chunk(LARGE), chunk(LARGE)
+    for chunk_id, _ in (half, whole):
+        path_of(config.root, chunk_id).parent.mkdir(exist_ok=True)
     path_of(config.root, half[0]).write_bytes(half[1][:1000])
     path_of(config.root, whole[0]).write_bytes(whole[1])  # named, but the crash came before its row
     store = ChunkStore(config)
@@ -81,6 +85,30 @@ def test_leftovers_of_a_crash_are_swept(realm: Realm) -> None:
     assert store.get(whole[0]) == whole[1]
     assert store.used_bytes == LARGE
     store.close()
+
+
+def test_a_chunks_folder_is_on_disk_before_the_chunk_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the first attempt failed halfway: the next one finds a folder that a crash may take away."""
+    files = ChunkFiles(tmp_path)
+    chunk_id, data = chunk(LARGE)
+    synced: list[Path] = []
+
+    def sync_folder(folder: Path) -> None:
+        synced.append(folder)
+        if len(synced) == 1:
+            raise fail(errno.EIO)
+
+    monkeypatch.setattr(disk_module, "sync_folder", sync_folder)
+    with raises(errno.EIO):
+        files.publish(files.stage(data), chunk_id)
+    assert files.size(chunk_id) is None
+    for _ in range(2):
+        files.publish(files.stage(data), chunk_id)
+    folder = path_of(tmp_path, chunk_id).parent
+    assert synced == [folder.parent, folder.parent, folder, folder]
+    files.close()
 
 
 def test_a_row_whose_file_is_gone_goes_too(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:

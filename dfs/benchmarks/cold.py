@@ -44,7 +44,7 @@ def drop_pages(path: Path) -> None:
 
 def ask_to_forget(control: Path) -> bool:
     """Whether the mount says that it has dropped its clean copies."""
-    from mount.control import Request, ask  # brings the whole client along: only where there is a mount
+    from mount.control import Request, ask
 
     try:
         ask(str(control), Request("drop-cache"))

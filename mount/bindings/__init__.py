@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from mount.options import MountOptions
-from mount.owners import Owners
-from mount.vfs import Vfs
+if TYPE_CHECKING:  # a mount's keeper chooses, and needs nothing of what the worker then loads
+    from mount.options import MountOptions
+    from mount.owners import Owners
+    from mount.vfs import Vfs
 
-Serve = Callable[[Vfs, MountOptions, Owners, Callable[[bool], None]], None]
+Serve = Callable[["Vfs", "MountOptions", "Owners", Callable[[bool], None]], None]
 """``serve`` of a binding; when it is ready it tells whether the kernel serves open files itself."""
 
 AUTO, NATIVE, FUSEPY = "auto", "native", "fusepy"
@@ -24,7 +26,7 @@ def choose(wanted: str) -> str:
 def load(name: str) -> Serve:
     """``serve`` of a binding. Only the one that is used is imported: the other's library may be missing."""
     if name == NATIVE:
-        from mount.bindings.native import serve
+        from mount.bindings.native.serving import serve
     else:
         from mount.bindings.fusepy import serve
     return serve

@@ -7,7 +7,7 @@ Below the root::
     damaged/                    what the scrub found to be damaged, for a person to look at
     lock                        held while a server runs, so that two never share a root
 
-All folders are made at the start, so that a new name costs the fsync of one folder only.
+A folder of chunks is made for its first chunk, and stays: any other name costs the fsync of one folder only.
 """
 
 import errno
@@ -34,10 +34,9 @@ class ChunkFiles:
         self._lock = _lock(root / "lock")
         for folder in (self._chunks, self._new, self._damaged):
             folder.mkdir(mode=0o700, exist_ok=True)
-        for first_byte in range(256):
-            (self._chunks / f"{first_byte:02x}").mkdir(mode=0o700, exist_ok=True)
         for folder in (self._chunks, root, root.parent):
             sync_folder(folder)
+        self._durable = set(os.listdir(self._chunks))
         for leftover in self._new.iterdir():
             leftover.unlink()
 
@@ -64,6 +63,7 @@ class ChunkFiles:
         had that name before must be worth nothing."""
         path = self._path(chunk_id)
         try:
+            self._make_folder(path.parent)
             os.rename(staged, path)
             sync_folder(path.parent)
         except OSError:
@@ -115,6 +115,8 @@ class ChunkFiles:
 
     def ids(self, first_byte: int) -> Iterator[bytes]:
         """The chunks of one folder, in no order. Names that are no chunk's are passed over."""
+        if f"{first_byte:02x}" not in self._durable:
+            return
         with os.scandir(self._chunks / f"{first_byte:02x}") as entries:
             for entry in entries:
                 try:
@@ -123,6 +125,13 @@ class ChunkFiles:
                     continue
                 if len(chunk_id) == CHUNK_ID_BYTES and self._path(chunk_id).name == entry.name:
                     yield chunk_id
+
+    def _make_folder(self, folder: Path) -> None:
+        """Makes a folder of chunks, durably. (Its lock is held, see ChunkStore: nobody else does.)"""
+        if folder.name not in self._durable:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(self._chunks)
+            self._durable.add(folder.name)
 
     def _path(self, chunk_id: bytes) -> Path:
         name = chunk_id.hex()

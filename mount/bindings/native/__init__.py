@@ -1,5 +1,4 @@
-"""The binding that speaks the kernel's FUSE protocol itself, over /dev/fuse; for Linux."""
+"""The binding that speaks the kernel's FUSE protocol itself, over /dev/fuse; for Linux.
 
-from mount.bindings.native.serving import serve
-
-__all__ = ["serve"]
+``serving`` begins it. Nothing is imported here: a mount's keeper wants ``device`` alone.
+"""
