@@ -33,15 +33,6 @@ from tests.support.files import (
 from tests.support.processes import disk_name
 from wire.errors import fail
 
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[Realm]:
-    realm = Realm(tmp_path)
-    yield realm
-    for server in realm.servers:
-        server.close()
-
-
 # The disk
 
 
