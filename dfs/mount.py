@@ -13,8 +13,9 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,6 +29,8 @@ from wire.version import VERSION
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 TAKE_OVER_SECONDS = 60.0
 """How long a mount may take to go on with another version."""
@@ -50,6 +53,12 @@ def size(text: str) -> int:
     return int(match[1]) * UNITS[match[2].upper()]
 
 
+def seconds_option(name: str, least: int, most: int, default: float, what: str) -> Callable[[F], F]:
+    """A length of time."""
+    kind = click.FloatRange(least, most)
+    return click.option(name, type=kind, default=default, show_default=True, metavar="SECONDS", help=what)
+
+
 @click.command()
 @click.argument("mountpoint", type=Path)  # not click.Path, which asks what is mounted there
 @realm_option
@@ -61,22 +70,8 @@ def size(text: str) -> int:
 @click.option("--trusted", is_flag=True, help="Act for every local user by his own uid; an admin grants it.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where local copies are kept.")
 @click.option("--cache-size", type=size, default="10G", show_default=True, help="Limit of clean copies.")
-@click.option(
-    "--lock-wait",
-    type=click.FloatRange(0, 86400),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long opening for writing waits for another writer.",
-)
-@click.option(
-    "--deadline",
-    type=click.FloatRange(1, 3600),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long a service may be silent before a call fails.",
-)
+@seconds_option("--lock-wait", 0, 86400, 30.0, "How long opening for writing waits for another writer.")
+@seconds_option("--deadline", 1, 3600, 30.0, "How long a service may be silent before a call fails.")
 @click.option(
     "--binding",
     type=click.Choice(["auto", "native", "fusepy"]),
@@ -95,13 +90,12 @@ def size(text: str) -> int:
 @click.option(
     "--no-passthrough", is_flag=True, help="Never let the kernel read and write local copies itself."
 )
-@click.option(
+@seconds_option(
     "--hang",
-    type=click.FloatRange(1, 3600),
-    default=HANG_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the mount's worker may not answer before another one takes its place.",
+    1,
+    3600,
+    HANG_SECONDS,
+    "How long the mount's worker may not answer before another one takes its place.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--worker", default="", hidden=True)
@@ -149,9 +143,7 @@ def mount(
         consistency=consistency,
         hang_seconds=hang,
     )
-    if Path(os.path.realpath(options.cache_dir)).is_relative_to(place):
-        text = "the cache folder is below the mountpoint, and would be out of reach"
-        raise OSError(errno.EINVAL, text, str(options.cache_dir))
+    _check_cache_dir(options)
     if worker:
         mounted.work(options, whose, Given.parse(worker))
         return
@@ -159,9 +151,7 @@ def mount(
         if taken_over(place, realm, whose):
             click.echo(f"The mount on {place} is served by version {VERSION} now")
             return
-        _make_way(place)
-        if os.geteuid() != 0:
-            check_rights(place, allow_other)
+        _check_place(options)
         if logins.trust().load(realm, whose) is None:
             logins.log_in(realm, whose, password_file, by_default=not user)
     if foreground:
@@ -195,6 +185,19 @@ def taken_over(place: Path, realm: str, user: str) -> bool:
             errno.EIO, f"version {VERSION} could not take the mount over; its log says why", str(place)
         )
     return True
+
+
+def _check_cache_dir(options: MountOptions) -> None:
+    if Path(os.path.realpath(options.cache_dir)).is_relative_to(options.mountpoint):
+        text = "the cache folder is below the mountpoint, and would be out of reach"
+        raise OSError(errno.EINVAL, text, str(options.cache_dir))
+
+
+def _check_place(options: MountOptions) -> None:
+    """Sees that it can be mounted, and by this user. Raises OSError."""
+    _make_way(options.mountpoint)
+    if os.geteuid() != 0:
+        check_rights(options.mountpoint, options.allow_other)
 
 
 def _make_way(place: Path) -> None:
@@ -244,14 +247,7 @@ def _default_cache_dir(place: Path, realm: str, user: str) -> Path:
 
 @click.command()
 @click.argument("mountpoint", type=Path)  # not click.Path, which asks what is mounted there
-@click.option(
-    "--wait",
-    type=click.FloatRange(0, 86400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for what is not committed yet.",
-)
+@seconds_option("--wait", 0, 86400, 60.0, "How long to wait for what is not committed yet.")
 def umount(mountpoint: Path, wait: float) -> None:
     """Unmount MOUNTPOINT, after everything written there is committed."""
     place = real_place(mountpoint)

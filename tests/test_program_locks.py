@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
@@ -14,8 +14,7 @@ from mount.program_notes import Owner
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
-from tests.support.vfs import raises
-from wire.errors import fail
+from tests.support.vfs import cut_at, raises
 from wire.messages.lock import Range
 
 LAST_BYTE = 2**63 - 1
@@ -197,17 +196,8 @@ def test_who_may_not_write_any_more_is_told_when_it_is_committed(stack: Stack, o
 def killed_at_range(stack: Stack, client: Client, *, before: bool = False) -> Iterator[None]:
     """In the block the lock server grants or frees a range, and the worker dies before it hears of that; or
     ``before`` it is sent."""
-
-    def cut(url: str, _headers: Mapping[str, str]) -> None:
-        if url.endswith("/ranges/set"):
-            client.cut()
-            if before:
-                raise fail(errno.ENETDOWN)
-
-    hooks = stack.wire.before if before else stack.wire.after
-    hooks.append(cut)
-    yield
-    hooks.remove(cut)
+    with cut_at(stack, client, "/ranges/set", before=before):
+        yield
     client.kill()
 
 

@@ -9,7 +9,7 @@ import pytest
 from cache.sparse import SparseFile
 from mount import committing
 from mount.nodes import Node
-from tests.support.stack import DIRECTORY, LOCK, Stack
+from tests.support.stack import DIRECTORY, LOCK, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import (
     BORDER,
@@ -215,12 +215,8 @@ def test_chunks_that_the_directory_has_condemned_are_uploaded_again(tmp_path: Pa
         assert two.read("/file") == b"a" * (BORDER + 5)
 
 
-@pytest.mark.parametrize("later", [b"", b" later"])
-def test_a_commit_whose_answer_was_lost_for_good(stack: Stack, later: bytes) -> None:
-    wire = WatchedWire()
-
-    one = stack.client(wrap=wire.wrap, deadline_seconds=GONE_SECONDS)
-    two = stack.client()
+def commit_unheard(one: Client, wire: WatchedWire) -> int:
+    """A handle of a new file, whose content is committed; but of that the client has heard nothing."""
 
     def lose(method: str, url: str) -> None:
         if url.endswith("/v1/mutations"):
@@ -231,8 +227,17 @@ def test_a_commit_whose_answer_was_lost_for_good(stack: Stack, later: bytes) -> 
     wire.after = lose
     with raises(errno.ETIMEDOUT):
         one.vfs.flush(handle)
-    assert two.read("/file") == b"content"
     wire.after = lambda method, url: None
+    return handle
+
+
+@pytest.mark.parametrize("later", [b"", b" later"])
+def test_a_commit_whose_answer_was_lost_for_good(stack: Stack, later: bytes) -> None:
+    wire = WatchedWire()
+    one = stack.client(wrap=wire.wrap, deadline_seconds=GONE_SECONDS)
+    two = stack.client()
+    handle = commit_unheard(one, wire)
+    assert two.read("/file") == b"content"
     if later:
         one.vfs.release(handle)
         wait_until(lambda: not one.vfs.unsaved())
@@ -249,20 +254,9 @@ def test_a_commit_whose_answer_was_lost_for_good(stack: Stack, later: bytes) -> 
 def test_a_commit_found_after_its_lock_was_lost(stack: Stack) -> None:
     """Its answer is lost, then its lease: the directory is asked for the commit, and the work goes on."""
     wire = WatchedWire()
-
     one = stack.client(wrap=wire.wrap, deadline_seconds=GONE_SECONDS)
     two = stack.client()
-
-    def lose(method: str, url: str) -> None:
-        if url.endswith("/v1/mutations"):
-            raise ReplyLost("on purpose")
-
-    handle = one.open("/file", MAKE)
-    one.vfs.write(handle, 0, b"content")
-    wire.after = lose
-    with raises(errno.ETIMEDOUT):
-        one.vfs.flush(handle)
-    wire.after = lambda method, url: None
+    handle = commit_unheard(one, wire)
     lose_locks(stack, one)
     two.append("/file", b" and more")
     one.vfs.release(handle)

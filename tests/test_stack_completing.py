@@ -65,6 +65,15 @@ def read_the_head(client: Client, path: str = "/file") -> None:
         assert client.pread(handle, 0, 10)
 
 
+def begin_and_hold(client: Client, downloads: Downloads) -> None:
+    """All the rest is being asked for, and does not come."""
+    with client.opened("/file", READ) as handle:
+        assert not could_be_lent(client, handle)
+        client.pread(handle, 0, 10)
+        downloads.hold()
+    wait_until(lambda: downloads.begun == CHUNKS)
+
+
 def lacking(client: Client, path: str = "/file") -> int:
     copy = client.copies.open(client.walk(path).ino)
     try:
@@ -139,11 +148,7 @@ def test_it_is_given_up_at_once(stack: Stack, how: str) -> None:
     downloads = Downloads()
     client = stack.client(wrap=downloads.wire.wrap)
     ino = client.walk("/file").ino
-    with client.opened("/file", READ) as handle:
-        assert not could_be_lent(client, handle)
-        client.pread(handle, 0, 10)
-        downloads.hold()
-    wait_until(lambda: downloads.begun == CHUNKS)
+    begin_and_hold(client, downloads)
     if how == "the end":
         client.vfs._completer.close()
     else:
@@ -158,11 +163,7 @@ def test_it_is_given_up_at_once(stack: Stack, how: str) -> None:
 def test_a_copy_that_moves_on_is_given_up(stack: Stack) -> None:
     downloads = Downloads()
     one, two = stack.client(wrap=downloads.wire.wrap), stack.client()
-    with one.opened("/file", READ) as handle:
-        assert not could_be_lent(one, handle)
-        one.pread(handle, 0, 10)
-        downloads.hold()
-    wait_until(lambda: downloads.begun == CHUNKS)
+    begin_and_hold(one, downloads)
     two.write("/file", b"new content", 0)
     with one.opened("/file", READ) as handle:
         downloads.let_go()
@@ -175,11 +176,7 @@ def test_what_loses_its_name_meanwhile_is_forgotten(stack: Stack) -> None:
     downloads = Downloads()
     client = stack.client(wrap=downloads.wire.wrap)
     ino = client.walk("/file").ino
-    with client.opened("/file", READ) as handle:
-        assert not could_be_lent(client, handle)
-        client.pread(handle, 0, 10)
-        downloads.hold()
-    wait_until(lambda: downloads.begun == CHUNKS)
+    begin_and_hold(client, downloads)
     client.unlink("/file")
     downloads.let_go()
     wait_until(lambda: is_idle(client.vfs))

@@ -16,7 +16,7 @@ from mount.bindings.native.protocol import Fopen
 from mount.vfs import Changes
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
-from wire.errors import fail
+from tests.support.vfs import cut_at
 from wire.messages.common import Caller
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -240,18 +240,8 @@ class Killed(BaseException):
 def killed_at_change(stack: Stack, client: Client, *, before: bool = False) -> Iterator[None]:
     """In the block the next change of the directory is made, and its answer comes too late; or ``before`` it
     is sent, the worker dies."""
-
-    def cut(url: str, _headers: Mapping[str, str]) -> None:
-        if url.endswith("/v1/mutations"):
-            client.cut()
-            if before:
-                raise fail(errno.ENETDOWN)
-
-    hooks = stack.wire.before if before else stack.wire.after
-    hooks.append(cut)
-    with pytest.raises(OSError):
+    with cut_at(stack, client, "/v1/mutations", before=before), pytest.raises(OSError):
         yield
-    hooks.remove(cut)
 
 
 def change(client: Client, what: str) -> int:

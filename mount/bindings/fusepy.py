@@ -501,12 +501,8 @@ def changed_times(asked: list[tuple[int, int]]) -> Changes:
     return Changes(atime=explicit[0], mtime=explicit[1], atime_now=now[0], mtime_now=now[1])
 
 
-def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
-    """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. ``on_ready``
-    is called when the kernel has begun to ask.
-
-    Raises OSError if it cannot be mounted.
-    """
+def _libfuse_options(mount: MountOptions) -> dict[str, Any]:
+    """What libfuse, of the version that is here, is told with -o."""
     options: dict[str, Any] = {
         "fsname": "dfs",
         "subtype": "dfs",
@@ -521,19 +517,26 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
     if mfusepy.fuse_version_major == 2:
         options |= {"big_writes": True, "atomic_o_trunc": True, "use_ino": True}
         options |= {"attr_timeout": 0, "entry_timeout": NAME_SECONDS}
+    return options
+
+
+def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
+    """Mounts and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP) ends it. ``on_ready``
+    is called when the kernel has begun to ask.
+
+    Raises OSError if it cannot be mounted.
+    """
     has_begun = threading.Event()
 
     def begin() -> None:
         has_begun.set()
-        vfs.listen(
-            NobodyElse()
-        )  # libfuse's path interface can take nothing back, so nothing is told for long
+        vfs.listen(NobodyElse())  # libfuse's paths can take nothing back, so nothing is told for long
         on_ready(False)
 
     kind = _LockingOperations if CAN_DROP else _Operations
     operations = kind(vfs, owners, mount.trusted, begin)
     try:
-        _Libfuse(operations, str(mount.mountpoint), raw_fi=True, foreground=True, **options)
+        _Libfuse(operations, str(mount.mountpoint), raw_fi=True, foreground=True, **_libfuse_options(mount))
     except RuntimeError as error:
         if not has_begun.is_set():
             raise OSError(

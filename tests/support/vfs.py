@@ -1,12 +1,15 @@
-"""What the tests of the Vfs share: the flags and sizes that they use, watching its wire, losing its locks."""
+"""What the tests of the Vfs share: flags and sizes, watching its wire, losing its locks, cutting it off."""
 
+import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
 from clients.session import Answer, Wire
 from tests.support.stack import Client, Stack
+from wire.errors import fail
 from wire.limits import CHUNK_BYTES
 
 READ, WRITE, BOTH, MAKE = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT
@@ -47,3 +50,20 @@ def lose_locks(stack: Stack, client: Client) -> None:
     stack.advance_locks()
     locks = client.proxy.write_locks
     locks._forget([locks._held[client.walk("/file").ino]])
+
+
+@contextmanager
+def cut_at(stack: Stack, client: Client, path: str, *, before: bool = False) -> Iterator[None]:
+    """In the block the client is cut off when a request with this end of its URL was carried out, and hears
+    nothing of it; or ``before`` it is sent."""
+
+    def cut(url: str, _headers: Mapping[str, str]) -> None:
+        if url.endswith(path):
+            client.cut()
+            if before:
+                raise fail(errno.ENETDOWN)
+
+    hooks = stack.wire.before if before else stack.wire.after
+    hooks.append(cut)
+    yield
+    hooks.remove(cut)

@@ -136,6 +136,23 @@ def signals_tell(ended: SimpleQueue[None]) -> Iterator[None]:
         yield
 
 
+def _work(
+    device: Device, the: Context, loop: Loop, on_ready: Callable[[], None], *, takes_over: bool
+) -> None:
+    """Answers until nothing more is asked, or a signal says that it is enough."""
+    with signals_tell(loop.ended):
+        loop.start()
+        the.vfs.listen(the.beliefs, takes_over=takes_over)
+        on_ready()
+        for handle in the.vfs.handles():  # of an earlier worker, who knew of which version the pages are
+            the.notifications.drop(handle.node.ino, ALL)
+        loop.ended.get()
+        if not loop.is_gone:
+            device.unmount()
+        loop.stop(STOP_SECONDS)
+        the.passthrough.close()
+
+
 def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[bool], None]) -> None:
     """Mounts (unless the keeper has) and answers until it is unmounted, or a signal (SIGTERM, SIGINT, SIGHUP)
     ends it. To be called by the main thread. ``on_ready`` is called when the kernel has begun to ask, and
@@ -165,17 +182,7 @@ def serve(vfs: Vfs, mount: MountOptions, owners: Owners, on_ready: Callable[[boo
         vfs.checks.append(lambda: loop.is_able(patience_seconds))
         if answer is not None:
             _go_on(the.notifications, vfs, loop)
-        with signals_tell(loop.ended):
-            loop.start()
-            vfs.listen(the.beliefs, takes_over=answer is not None)
-            on_ready(passes)
-            for handle in vfs.handles():  # of an earlier worker, who knew of which version the pages are
-                the.notifications.drop(handle.node.ino, ALL)
-            loop.ended.get()
-            if not loop.is_gone:
-                device.unmount()
-            loop.stop(STOP_SECONDS)
-            the.passthrough.close()
+        _work(device, the, loop, lambda: on_ready(passes), takes_over=answer is not None)
     except BaseException:
         if mount.device is None:
             device.unmount()

@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,15 +31,6 @@ from wire.limits import CHUNK_BYTES
 from wire.messages.common import ServerAddress
 from wire.messages.files import PutChunk
 from wire.tickets import Role, open_receipt
-
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[Realm]:
-    realm = Realm(tmp_path)
-    yield realm
-    for server in realm.servers:
-        server.close()
-
 
 # Storing and fetching
 

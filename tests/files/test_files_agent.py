@@ -19,14 +19,6 @@ from wire.messages.directory import (
 )
 
 
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[Realm]:
-    realm = Realm(tmp_path)
-    yield realm
-    for server in realm.servers:
-        server.close()
-
-
 class Living:
     """A realm with a fake directory, whose servers are really started."""
 

@@ -35,15 +35,6 @@ from tests.support.processes import disk_name
 from tests.support.vfs import raises
 from wire.errors import fail
 
-
-@pytest.fixture
-def realm(tmp_path: Path) -> Iterator[Realm]:
-    realm = Realm(tmp_path)
-    yield realm
-    for server in realm.servers:
-        server.close()
-
-
 # The disk
 
 
