@@ -1,5 +1,6 @@
 """Directories whose listing the kernel has are opened and closed at once, with no more than a look."""
 
+import errno
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -117,6 +118,26 @@ def test_what_needs_more_than_a_look_is_carried_out(
 ) -> None:
     with monkeypatch.context() as patched:
         is_so(leased, patched)
+        close_root(leased, open_root(leased))
+    assert streams == [ROOT_INO]
+
+
+def test_nothing_is_answered_at_once_when_the_mount_stops(
+    leased: Kernel, streams: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(leased.loop, "_stopping", True)
+        assert leased.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0)) == (errno.ENOTCONN, b"")
+
+
+def test_what_fails_unforeseen_is_carried_out_and_fails_there(
+    leased: Kernel, streams: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_ino: int, _body: memoryview) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setitem(leased.loop._at_once, int(Opcode.OPENDIR), fails)
         close_root(leased, open_root(leased))
     assert streams == [ROOT_INO]
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from mount import turns
-from mount.bindings.native import loop, protocol
+from mount.bindings.native import loop, protocol, turn
 from mount.bindings.native.loop import IDLE_MAX
 from mount.bindings.native.notifications import ALL
 from mount.bindings.native.protocol import Notify, Opcode
@@ -67,41 +69,77 @@ def test_no_threads_are_started_to_forget(kernel: Kernel) -> None:
     assert kernel.ask(Opcode.LOOKUP, b"nothing\0")[0] == errno.ENOENT
 
 
+def counted(kernel: Kernel) -> tuple[int, int]:
+    """The threads, and how many of them are at work."""
+    with kernel.loop._guard:
+        return kernel.loop._threads, kernel.loop._threads - kernel.loop._idle
+
+
 def test_calls_that_overlap_again_and_again_start_no_threads(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def serving() -> set[threading.Thread]:
-        return {thread for thread in threading.enumerate() if thread.name == "fuse"}
-
-    def idle() -> tuple[int, int]:
-        with kernel.loop._guard:
-            return kernel.loop._idle, kernel.loop._threads
-
-    def overlap() -> None:
-        """As many as there are threads at leisure."""
+    def overlap() -> int:
+        """As many as there are threads at leisure; how many there are then."""
         with kernel.the.inodes._guard:  # so that none of them ends
             for unique in range(1000, 1000 + IDLE_MAX):
                 kernel._socket.sendall(request(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0), unique))
-            wait_until(lambda: idle()[1] - idle()[0] == IDLE_MAX)
+            wait_until(lambda: counted(kernel)[1] == IDLE_MAX)
         for _ in range(IDLE_MAX):
             kernel._socket.recv(1000)
-        wait_until(lambda: idle()[0] == idle()[1])
+        wait_until(lambda: counted(kernel)[1] == 0)
+        return counted(kernel)[0]
 
     monkeypatch.setattr(loop, "KEEPS", frozenset())
     monkeypatch.setattr(loop, "SPARE_SECONDS", 1000.0)
-    overlap()
-    before = serving()
-    assert len(before) > IDLE_MAX
-    overlap()
-    assert serving() <= before
+    before = overlap()
+    assert before > IDLE_MAX
+    assert overlap() == before
     monkeypatch.setattr(loop, "SPARE_SECONDS", 0.0)
+    wait_until(lambda: overlap() == IDLE_MAX)  # each time no more end than were at work
 
-    def are_few() -> bool:
-        """Each time no more end than were at work."""
-        overlap()
-        return len(serving()) == IDLE_MAX
 
-    wait_until(are_few)
+@contextmanager
+def at_work(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[None]:
+    """For the length of a block so many threads answer something that takes long."""
+    goes_on = threading.Event()
+
+    def takes_long(_: Request) -> bytes:
+        goes_on.wait(20)
+        return b""
+
+    with monkeypatch.context() as patched:
+        patched.setitem(kernel.loop._operations._methods, int(Opcode.STATFS), takes_long)
+        for unique in range(1000, 1000 + count):
+            kernel._socket.sendall(request(Opcode.STATFS, b"", unique))
+        wait_until(lambda: counted(kernel)[1] == count)
+        yield
+        goes_on.set()
+        for _ in range(count):
+            kernel._socket.recv(1000)
+        wait_until(lambda: counted(kernel)[1] == 0)
+
+
+def test_nobody_watches_while_another_thread_is_at_work(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[None] = []
+    with at_work(kernel, monkeypatch, 1), monkeypatch.context() as patched:
+        patched.setattr(turn, "WATCHED_SECONDS", 0.5)
+        patched.setattr(os, "sched_yield", lambda: watched.append(None))
+        for _ in range(3):
+            assert kernel.ask(Opcode.ACCESS, b"") == (errno.EINVAL, b"")
+    assert not watched
+
+
+def test_a_thread_too_many_leaves_the_turn_to_others(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SPARE_SECONDS", 1000.0)
+    with at_work(kernel, monkeypatch, IDLE_MAX):
+        pass
+    assert counted(kernel)[0] > IDLE_MAX
+    monkeypatch.setattr(loop, "SPARE_SECONDS", 0.0)
+    for _ in range(3):
+        assert kernel.ask(Opcode.ACCESS, b"") == (errno.EINVAL, b"")
+    wait_until(lambda: counted(kernel)[0] == IDLE_MAX)
 
 
 def test_who_waits_for_a_service_lets_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,8 @@ class _Entry(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """An open directory of which the kernel has the listing, as of ``change``. As a rule nobody asks for it
-    here, and all that it takes to answer was for nothing."""
+    """An open directory of which the kernel had the listing, as of ``change``. As a rule nobody asks for it
+    here, and all that it takes to answer would be for nothing."""
 
     ino: int
     change: int
@@ -171,16 +171,18 @@ class Directories:
         )
 
     def _opened(self, request: Request, number: int) -> _Open:
+        """The handle, from now on to be read."""
         found = self._open.get(number)
         if isinstance(found, _Open):
             return found
-        listing = self._open[number] = self._listing(request)
+        listing = self._listing(request)
         if found is not None:  # the kernel has lost what it had
             listing.flags = found.flags
             listing.stream.begin_unchanged(found.change)
         else:  # it was opened at an earlier worker
             listing.flags = KEEPS  # or not: nothing may be concluded from it
             self._the.listings.met(listing.ino)
+        self._open[number] = listing
         return listing
 
     def _entry(self, folder: int, entry: _Entry) -> bytes:

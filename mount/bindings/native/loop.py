@@ -105,7 +105,7 @@ class Loop:
             self._start_another()
 
     def stop(self, wait_seconds: float) -> None:
-        """From now on nothing is carried out any more; waits for what is."""
+        """From now on nothing is carried out any more; waits for what is, but not for a look."""
         with self._guard:
             self._stopping = True
             self._guard.wait_for(lambda: self._idle == self._threads, wait_seconds)
@@ -175,7 +175,7 @@ class Loop:
         """For who has the turn: how many bytes the next request has, 0 if there is no mount any more."""
         while True:
             try:
-                return self._turn.read(buffer)
+                return self._turn.read(buffer, may_watch=self._idle == self._threads)
             except OSError as error:
                 if error.errno in _ENDED:
                     return 0
@@ -217,8 +217,8 @@ class Loop:
             return False
         try:
             answer = self._at_once[opcode](nodeid, body)
-        except protocol.Malformed:
-            return False  # whoever carries it out says so
+        except Exception:  # not a word yet: it is carried out, and fails there
+            return False
         if answer is None:
             return False
         self._send(unique, 0, answer)
