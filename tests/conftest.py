@@ -1,5 +1,6 @@
 """Fixtures that many tests use, and what this machine can test."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -48,6 +49,13 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long modules first: when several run at a time, none shall begin when all others are done."""
     items.sort(key=lambda item: not (item.path.parent.name == "programs" or item.path.name.startswith(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests stays: to look for cycles in it again and again takes a sixth of their
+    time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
