@@ -8,9 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-# Three modules of tests at a time, also on two cores: many wait for what they have stopped to come back.
-# The long ones come first (see tests/conftest.py).
-AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Four modules of tests at a time, also on two cores: most of them wait half of their time, for disks, for leases,
+# for what they have stopped to come back. The long ones come first (see tests/conftest.py).
+AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Else each of the many processes that the tests start would compile DFS anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -272,6 +272,7 @@ def test_what_recovery_has_left_is_told_and_settled_in_the_background(
         victim.mount()
     finally:
         go_on(own_realm, "files-1", "files-2")
-    wait_until(lambda: conflict_copies(other.path / "left"), LATE_SECONDS)
-    assert conflict_copies(other.path / "left")[0].read_text() == "content"
+    # A copy is made in two steps: others may see it for a moment without its content.
+    left = other.path / "left"
+    wait_until(lambda: [copy.read_text() for copy in conflict_copies(left)] == ["content"], LATE_SECONDS)
     victim.umount()
