@@ -195,7 +195,10 @@ def test_who_may_not_write_any_more_is_told_when_it_is_committed(stack: Stack, o
 @contextmanager
 def killed_at_range(stack: Stack, client: Client, *, before: bool = False) -> Iterator[None]:
     """In the block the lock server grants or frees a range, and the worker dies before it hears of that; or
-    ``before`` it is sent."""
+    ``before`` it is sent. The write lock has been given back: else others would wait for the next worker's
+    first renewal."""
+    locks = client.proxy.write_locks
+    wait_until(lambda: not (locks._to_release or locks._releasing))
     with cut_at(stack, client, "/ranges/set", before=before):
         yield
     client.kill()
