@@ -34,6 +34,15 @@ lengths = st.sampled_from([1, 5, 300, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
 kills = st.sampled_from([None] * 12 + [0, 1, 2, 3, 6])
 """Before which change of the disk the process dies; after the operation if there are not so many."""
 
+commits_elsewhere = rule(
+    size=offsets,
+    changed=st.sets(st.integers(0, 3)),
+    holes=st.sets(st.integers(0, 3)),
+    fill=st.integers(1, 255),
+    kill_at=kills,
+)
+"""What somebody else's commit changes: see ``commit_elsewhere`` of the machine."""
+
 DISK_CHANGES: list[tuple[type, str]] = [
     *((SparseFile, name) for name in ("write", "resize", "punch", "mark")),
     *((SparseFile, name) for name in ("_copy_to", "_go_on_with")),
@@ -364,13 +373,7 @@ class CopyMachine(RuleBasedStateMachine):
             assert not self.copy.dirty
 
     @precondition(lambda self: not self.copy.dirty and self.begun is None)
-    @rule(
-        size=offsets,
-        changed=st.sets(st.integers(0, 3)),
-        holes=st.sets(st.integers(0, 3)),
-        fill=st.integers(1, 255),
-        kill_at=kills,
-    )
+    @commits_elsewhere
     def adopt(self, size: int, changed: set[int], holes: set[int], fill: int, kill_at: int | None) -> None:
         """Somebody else commits, and this copy moves to it."""
         if self.is_ours():
@@ -397,13 +400,7 @@ class CopyMachine(RuleBasedStateMachine):
         return self.remote.add(self.copy.version, size, min(size, old), changes)
 
     @precondition(lambda self: not self.copy.dirty and self.begun is None)
-    @rule(
-        size=offsets,
-        changed=st.sets(st.integers(0, 3)),
-        holes=st.sets(st.integers(0, 3)),
-        fill=st.integers(1, 255),
-        kill_at=kills,
-    )
+    @commits_elsewhere
     def follow(self, size: int, changed: set[int], holes: set[int], fill: int, kill_at: int | None) -> None:
         """As ``adopt``, with somebody who reads the file past the copy."""
         self.take_back()
