@@ -14,7 +14,7 @@ from mount.bindings.native.protocol import Notify, Opcode
 from mount.owners import Owners
 from tests.support import kernel
 from tests.support.stack import Stack
-from tests.support.times import Clock
+from tests.support.times import Clock, wait_until
 from wire.limits import LEASE_SECONDS
 from wire.messages.directory import Attr
 
@@ -121,6 +121,8 @@ def test_an_answer_that_was_written_late_is_taken_back(
         try:
             _, made = mount.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + b"d\0")
             ino = protocol.ENTRY_OUT.read(made).nodeid
+            # Who has answered looks at the clock too, and it must not be a later one.
+            wait_until(lambda: mount.loop._idle == mount.loop._threads)
             monkeypatch.setattr(answers, "attr", stopped)
             assert mount.ask(opcode, body, 1 if opcode == Opcode.LOOKUP else ino)[0] == 0
             inos = [1, ino] if opcode == Opcode.LOOKUP else [ino]
