@@ -73,7 +73,7 @@ class CopyStore:
         self._doomed: dict[int, bool] = {}
         self._resting: OrderedDict[int, LocalCopy] = OrderedDict()  # all of them are in ``_kept`` too
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._resting_max = min(RESTING_MAX, descriptors // _DESCRIPTORS_SHARE)
+        self.resting_max = min(RESTING_MAX, descriptors // _DESCRIPTORS_SHARE)
         self._closed = False
 
     def open(self, ino: int) -> LocalCopy:
@@ -194,7 +194,7 @@ class CopyStore:
             log.info("inode %d does not stay open: %s", copy.ino, error)
             return False
         self._resting[copy.ino] = copy
-        if len(self._resting) > self._resting_max:
+        if len(self._resting) > self.resting_max:
             _, oldest = self._resting.popitem(last=False)
             self._settle(oldest)
             if oldest.is_empty:

@@ -41,6 +41,7 @@ class NodeTable:
         self._slate = slate
         self._calls = calls
         self._guard = threading.Lock()
+        self._noting = threading.Lock()  # a leaf: what is on the slate of a handle
         self._nodes: dict[int, Node] = {}
         self._handles: dict[int, Handle] = {}
         self._numbers = itertools.count(slate.first_number)
@@ -108,13 +109,30 @@ class NodeTable:
         return self._handles.pop(number)
 
     def note(self, handle: Handle, record: OpenFile) -> None:
-        """Writes down what is so of a handle from now on."""
-        self._slate.handles.put(handle.slot, record)
-        handle.record = record
+        """Writes down what is so of a handle from now on, unless it is hidden or forgotten by now."""
+        with self._noting:
+            if handle.is_noted:
+                self._slate.handles.put(handle.slot, record)
+            handle.record = record
+
+    def hide(self, handle: Handle) -> None:
+        """For the kernel, and so for the next worker, the handle is closed; until it is shown again."""
+        with self._noting:
+            handle.is_noted = False
+            self._slate.handles.hide(handle.slot)
+
+    def show(self, handle: Handle, unique: int) -> None:
+        """The call ``unique`` has opened a hidden handle."""
+        with self._noting:
+            handle.record = msgspec.structs.replace(handle.record, opened_by=unique)
+            self._slate.handles.put(handle.slot, handle.record)
+            handle.is_noted = True
 
     def forget(self, handle: Handle) -> None:
         """The handle is closed."""
-        self._slate.handles.free(handle.slot)
+        with self._noting:
+            handle.is_noted = False
+            self._slate.handles.free(handle.slot)
 
     def nodes(self) -> list[Node]:
         """All open inodes, as of now."""

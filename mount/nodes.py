@@ -321,6 +321,10 @@ class Handle:
     next_write: int = 0
     is_incomplete: bool = False
     """The kernel would serve it, were the local copy complete."""
+    known_at: tuple[int, float] | None = None
+    """The state (``Names.state``) in which who has opened it had opened it before; None if he had not."""
+    is_noted: bool = True
+    """The next worker knows of it. Under ``NodeTable._noting``, as ``record``."""
 
     @property
     def readable(self) -> bool:

@@ -12,6 +12,7 @@ from mount.conflicts import NO_NAME
 from mount.locks import WriteLock
 from mount.nodes import Handle, Node
 from mount.proxy import Proxy
+from mount.resting import CACHE_SHARE, FILE_BYTES_MAX, Resting
 from mount.writing import Writing
 from wire.errors import fail
 from wire.limits import RESOLVED_CHUNKS_MAX
@@ -60,6 +61,8 @@ class Opening(Writing):
         self._settle = settle
         self._ways: dict[int, _Way] = {}
         self._completer = Completer(self._table, self._reader, self._unpin, copies.limit_bytes)
+        places = min(copies.resting_max, copies.limit_bytes // CACHE_SHARE // FILE_BYTES_MAX)
+        self.resting = Resting(self._table, places, lambda handle: self.release(handle.number))
 
     def open(
         self,
@@ -159,7 +162,30 @@ class Opening(Writing):
         way = self._ways.get(ino)
         if way is None or flags & _MORE_THAN_READING or way.who != who or way.state != self._names.state():
             return None
-        return self.open(ino, flags, who, attr=way.attr)
+        handle = self.open(ino, flags, who, attr=way.attr)
+        handle.known_at = way.state
+        return handle
+
+    def may_rest(self, handle: Handle) -> bool:
+        """Whether a handle for reading is worth a place among those that rest, and nobody else has to do with
+        its file."""
+        node = handle.node
+        if node.pins > 1 or node.is_shared or node.copy.size > FILE_BYTES_MAX:
+            return False
+        return handle.known_at == self._names.state()
+
+    def resting_handle(self, ino: int, flags: int) -> Handle | None:
+        """The handle that rests of an inode, if it is what the caller for whom it was opened would get now
+        too: nothing has been heard of anything since he was found to have a right to it."""
+        handle = self.resting.peek(ino)
+        if handle is None or handle.flags != flags or handle.node.is_shared:
+            return None
+        return handle if handle.known_at == self._names.state() else None
+
+    def _is_open(self, parent: int, name: bytes, who: Caller | None) -> bool:
+        """As above, of programs. What rests has its end: its name is about to go."""
+        self.resting.end(self._names.believed_ino(parent, name))
+        return super()._is_open(parent, name, who)
 
     def _open_from(
         self,

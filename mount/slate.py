@@ -165,6 +165,10 @@ class Table(Generic[T]):
         self._memory[self._states + slot] = 0
         self._given_back.append(slot)
 
+    def hide(self, slot: int) -> None:
+        """Forgets the record as ``free`` does, but the slot stays taken: ``put`` writes into it again."""
+        self._memory[self._states + slot] = 0
+
     def _at(self, slot: int, state: int) -> int:
         return self._copies + (2 * slot + state - 1) * self._copy_bytes
 

@@ -63,6 +63,7 @@ class Vfs(Locking):
         take_over(self._proxy, self._table, self._committer)
         self._committer.start()
         self._completer.start()
+        self.resting.start()
         self._yielder.start()
         if self.calls.left():
             self._leftovers.start()
@@ -71,6 +72,7 @@ class Vfs(Locking):
         """Ends it. What cannot be written back now stays in the cache folder for the next mount."""
         self._leftovers.cancel()
         self._yielder.close()
+        self.resting.close()
         self._completer.close()
         self.write_back_all()
         self._committer.close()
@@ -240,5 +242,6 @@ class Vfs(Locking):
     def drop_clean_copies(self) -> None:
         """Forgets clean content that nobody has open, and all names (for measuring cold reads)."""
         self._completer.give_up()
+        self.resting.end_all()
         self._copies.evict_all()
         self._names.drop_all()

@@ -10,7 +10,7 @@ from mount.bindings.native.loop import Loop
 from mount.bindings.native.operations import Operations
 from mount.bindings.native.protocol import Opcode
 from mount.owners import Owners
-from tests.support.stack import Stack
+from tests.support.stack import Client, Stack
 
 ENTRY_BYTES = protocol.ENTRY_OUT.size + protocol.ATTR.size
 """struct fuse_entry_out."""
@@ -23,14 +23,14 @@ def request(opcode: int, body: bytes, unique: int = 1, nodeid: int = 1, uid: int
 
 
 class Kernel:
-    """The other end of a mount; ``promised`` as in ``Stack.client``."""
+    """The other end of a mount; ``promised`` and ``before`` as in ``Stack.client``."""
 
-    def __init__(self, stack: Stack, *, promised: bool = False) -> None:
+    def __init__(self, stack: Stack, *, promised: bool = False, before: Client | None = None) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(60.0)
         self.theirs = theirs
         self._unique = 2
-        client = stack.client(promised=promised)
+        self.client = client = stack.client(promised=promised, before=before)
         self.the = Context(
             client.vfs,
             theirs.fileno(),
@@ -43,17 +43,25 @@ class Kernel:
         self.loop = Loop(theirs.fileno(), Operations(self.the), client.vfs.calls)
         self.loop.start()
 
-    def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> tuple[int, bytes]:
-        """``(errno, what was answered)``. Notifications that come before it are as good as carried out."""
-        self._unique += 2
-        self._socket.sendall(request(opcode, body, self._unique, nodeid))
+    @property
+    def last(self) -> int:
+        """The number of the last request."""
+        return self._unique
+
+    def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1, again: int = 0) -> tuple[int, bytes]:
+        """``(errno, what was answered)``. Notifications that come before it are as good as carried out.
+        ``again``: the request of this number comes once more, because an earlier worker has died."""
+        if not again:
+            self._unique += 2
+        unique = again | protocol.UNIQUE_RESEND if again else self._unique
+        self._socket.sendall(request(opcode, body, unique, nodeid))
         if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
             return 0, b""
         while True:
             data = self._socket.recv(1 << 21)
             head = protocol.OUT_HEADER.read(data)
             assert head.len == len(data)
-            if head.unique == self._unique:
+            if head.unique == unique:
                 return -head.error, data[protocol.OUT_HEADER.size :]
 
     def notified(self) -> tuple[int, bytes]:

@@ -108,7 +108,7 @@ class Directories:
             Opcode.RELEASEDIR: self.close_at_once,
         }
 
-    def open_at_once(self, ino: int, body: memoryview) -> bytes | None:
+    def open_at_once(self, _unique: int, ino: int, body: memoryview) -> bytes | None:
         """As ``open``, if the kernel has the listing still and the session's own user may have it."""
         the = self._the
         label = the.listings.label(ino)
@@ -140,9 +140,9 @@ class Directories:
 
     def close(self, request: Request) -> Answer:
         """closedir(3)."""
-        return self.close_at_once(request.nodeid, request.body)
+        return self.close_at_once(request.unique, request.nodeid, request.body)
 
-    def close_at_once(self, _ino: int, body: memoryview) -> bytes:
+    def close_at_once(self, _unique: int, _ino: int, body: memoryview) -> bytes:
         """closedir(3)."""
         listing = self._open.pop(protocol.RELEASE_IN.read(body).fh, None)
         if listing is not None and listing.flags:

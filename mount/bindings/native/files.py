@@ -13,9 +13,9 @@ from mount import turns
 from mount.bindings.native import protocol
 from mount.bindings.native.context import Context
 from mount.bindings.native.notifications import ALL
-from mount.bindings.native.passthrough import PASSTHROUGH
+from mount.bindings.native.passthrough import PAGED, PASSTHROUGH
 from mount.bindings.native.protocol import Fopen, Opcode
-from mount.bindings.native.requests import DONE, Answer, Methods, Request
+from mount.bindings.native.requests import DONE, Answer, Methods, MethodsAtOnce, Request
 from mount.bindings.ranges import signed
 from mount.nodes import Handle
 from mount.tree import Changes
@@ -50,9 +50,24 @@ class Files:
             Opcode.COPY_FILE_RANGE: self.copy_file_range,
             Opcode.COPY_FILE_RANGE_64: self.copy_file_range,
         }
+        self.at_once: MethodsAtOnce = {
+            Opcode.OPEN: self.open_at_once,
+            Opcode.RELEASE: self.release_at_once,
+        }
+        the.vfs.resting.close_handle = self._close
+
+    def open_at_once(self, unique: int, ino: int, body: memoryview) -> bytes | None:
+        """As ``open``, of a file whose last reader's handle rests (mount.resting)."""
+        handle = self._the.vfs.resting_handle(ino, protocol.OPEN_IN.read(body).flags)
+        if handle is None or not self._the.inodes.keeps(handle.node):
+            return None
+        if not self._the.vfs.resting.wake(handle, unique):
+            return None
+        return protocol.OPEN_OUT.pack(handle.number, KEEP_CACHE | NOFLUSH, 0)
 
     def open(self, request: Request) -> Answer:
         """open(2) of what the kernel believes a path to name."""
+        self._the.vfs.resting.end(request.nodeid)
         asked = protocol.OPEN_IN.read(request.body)
         if asked.flags & WRITES:
             turns.about_to_wait()
@@ -228,17 +243,28 @@ class Files:
         self._the.inodes.committed(handle.node)
         return DONE
 
+    def release_at_once(self, _unique: int, _ino: int, body: memoryview) -> bytes | None:
+        """As ``release``, of a file that will be opened again soon, presumably. The session's own user is the
+        only caller: who comes next need not be told apart."""
+        the, handle = self._the, self._open.get(protocol.RELEASE_IN.read(body).fh)
+        if handle is None or handle.known_at is None or the.is_trusted or handle.record.served != PAGED:
+            return None
+        return DONE if the.vfs.may_rest(handle) and the.vfs.resting.lay(handle) else None
+
     def release(self, request: Request) -> Answer:
         """Nobody has the open file any more."""
-        handle = self._open.pop(protocol.RELEASE_IN.read(request.body).fh, None)
-        if handle is None:
-            return DONE  # an earlier worker has closed it, and could not say so any more
+        handle = self._open.get(protocol.RELEASE_IN.read(request.body).fh)
+        if handle is not None:  # else an earlier worker has closed it, and could not say so any more
+            self._close(handle)
+        return DONE
+
+    def _close(self, handle: Handle) -> None:
+        self._open.pop(handle.number)
         if handle.is_writer or handle.node.is_shared:
             turns.about_to_wait()
         self._the.vfs.unlock_handle(handle.number)  # a map may outlive it
         if self._the.passthrough.closed(handle):
             self._the.notifications.drop(handle.node.ino, ALL)
-        return DONE
 
     def fallocate(self, request: Request) -> Answer:
         """fallocate(2). The kernel drops the pages of a hole itself."""

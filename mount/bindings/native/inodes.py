@@ -283,6 +283,15 @@ class Inodes:
                     record.pages, record.moves = version, moves
         return done
 
+    def keeps(self, node: Node) -> bool:
+        """As ``opened``, of a file that is open already: whether there is nothing to drop."""
+        version, moves = node.shown
+        with self._guard:
+            record = self._records.get(node.ino)
+            if record is None or not record.open:
+                return False
+            return record.pages == version == record.told and record.moves == moves
+
     def is_open(self, ino: int) -> bool:
         """Whether any file of the inode is open, or mapped still."""
         with self._guard:

@@ -216,7 +216,7 @@ class Loop:
         if self._stopping or self._calls.note_all or unique & protocol.UNIQUE_RESEND:
             return False
         try:
-            answer = self._at_once[opcode](nodeid, body)
+            answer = self._at_once[opcode](unique, nodeid, body)
         except Exception:  # not a word yet: it is carried out, and fails there
             return False
         if answer is None:

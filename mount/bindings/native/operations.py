@@ -21,11 +21,11 @@ class Operations:
     def __init__(self, the: Context) -> None:
         self._vfs = the.vfs
         self.written = the.written
-        directories = Directories(the)
+        directories, files = Directories(the), Files(the)
         methods: Methods = {
             **Names(the).methods,
             **Attributes(the).methods,
-            **Files(the).methods,
+            **files.methods,
             **directories.methods,
             **Locks(the).methods,
             Opcode.SYNCFS: self.syncfs,
@@ -34,7 +34,8 @@ class Operations:
             Opcode.IOCTL: self.ioctl,
         }
         self._methods = {int(opcode): method for opcode, method in methods.items()}
-        self.at_once = {int(opcode): method for opcode, method in directories.at_once.items()}
+        at_once = {**directories.at_once, **files.at_once}
+        self.at_once = {int(opcode): method for opcode, method in at_once.items()}
 
     def answer(self, request: Request) -> Answer:
         """Carries a request out. Raises ENOSYS for what is not known: the kernel does without, then."""

@@ -36,7 +36,8 @@ class Request:
 Methods = dict[int, Callable[[Request], Answer]]
 """By opcode. They raise OSError, whose errno is the answer, and Malformed."""
 
-MethodsAtOnce = dict[int, Callable[[int, memoryview], bytes | None]]
-"""By opcode: what can be answered out of memory, given the inode and what follows the header; None: not this
-time, it is to be carried out like any other request. They never wait, not for a lock either that somebody
-holds for longer than a look, and raise nothing but Malformed. Of what they do no other worker need know."""
+MethodsAtOnce = dict[int, Callable[[int, int, memoryview], bytes | None]]
+"""By opcode: what can be answered out of memory, given the request's number, the inode and what follows the
+header; None: not this time, it is to be carried out like any other request. They never wait, not for a lock
+either that somebody holds for longer than a look, and raise nothing but Malformed. Nobody reads the next
+request before they are answered. Of what they do no other worker need know, or it is on the slate."""

@@ -1,0 +1,321 @@
+"""Readers' handles that rest after their close wake without an open, and nobody notices them meanwhile."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mount import resting
+from mount.bindings.native import protocol
+from mount.bindings.native.files import KEEP_CACHE, NOFLUSH
+from mount.bindings.native.protocol import Opcode
+from mount.nodes import Handle, Node
+from tests.support.kernel import Kernel
+from tests.support.stack import Stack
+from wire.messages.directory import ROOT_INO
+
+READ = 0o100000
+"""How the kernel passes on O_RDONLY."""
+
+NAME = b"file"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A realm."""
+    with Stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def leased(stack: Stack) -> Iterator[Kernel]:
+    """A mount under a lease."""
+    found = Kernel(stack, promised=True)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ino(leased: Kernel) -> Iterator[int]:
+    """A file in the root, and nothing rests."""
+    yield make(leased, NAME, b"content")
+    leased.ask(Opcode.UNLINK, NAME + b"\0")
+    leased.the.vfs.resting.end_all()
+    assert leased.the.vfs.handles() == []
+
+
+def make(kernel: Kernel, name: bytes, data: bytes) -> int:
+    """A file in the root; its inode."""
+    ino, number = kernel.create(name)
+    head = protocol.WRITE_IN.pack(number, 0, len(data), 0, 0, 0, 0)
+    assert kernel.ask(Opcode.WRITE, head + data, ino)[0] == 0
+    assert kernel.ask(Opcode.FLUSH, protocol.FLUSH_IN.pack(number, 0, 0, 0), ino)[0] == 0
+    shut(kernel, ino, number)
+    return ino
+
+
+def opened(kernel: Kernel, ino: int, flags: int = READ) -> int:
+    """open(2): the handle."""
+    status, answer = kernel.ask(Opcode.OPEN, protocol.OPEN_IN.pack(flags, 0), ino)
+    assert status == 0, os.strerror(status)
+    found = protocol.OPEN_OUT.read(answer)
+    if flags == READ:
+        assert found.open_flags == KEEP_CACHE | NOFLUSH
+    return found.fh
+
+
+def shut(kernel: Kernel, ino: int, number: int) -> None:
+    """The last close(2) of an open file."""
+    assert kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)[0] == 0
+
+
+def content(kernel: Kernel, ino: int, number: int) -> bytes:
+    """pread(2) of all."""
+    status, answer = kernel.ask(Opcode.READ, protocol.READ_IN.pack(number, 0, 4096, 0, 0, 0, 0), ino)
+    assert status == 0, os.strerror(status)
+    return answer
+
+
+def laid(kernel: Kernel, ino: int) -> int:
+    """Opened, and closed, until it rests: the handle."""
+    for _ in range(2):
+        number = opened(kernel, ino)
+        shut(kernel, ino, number)
+    assert rests(kernel, ino)
+    return number
+
+
+def rests(kernel: Kernel, ino: int) -> bool:
+    """Whether a handle of the inode does."""
+    return kernel.the.vfs.resting.peek(ino) is not None
+
+
+def noted(kernel: Kernel) -> dict[int, int]:
+    """What the next worker would find open: handles, and by which calls they were opened."""
+    return {file.number: file.opened_by for _, file in kernel.the.vfs.slate.handles.items()}
+
+
+def node(kernel: Kernel, ino: int) -> Node | None:
+    """What is open in this process."""
+    return kernel.the.vfs._table.peek(ino)
+
+
+def test_what_was_opened_twice_wakes_under_its_number(leased: Kernel, ino: int) -> None:
+    first = opened(leased, ino)
+    shut(leased, ino, first)
+    assert not rests(leased, ino), "who reads a file once need not read it again"
+    number = opened(leased, ino)
+    shut(leased, ino, number)
+    was = node(leased, ino)
+    assert was is not None
+    for _ in range(3):
+        assert opened(leased, ino) == number
+        assert (node(leased, ino), rests(leased, ino)) == (was, False)
+        assert content(leased, ino, number) == b"content"
+        shut(leased, ino, number)
+        assert (node(leased, ino), rests(leased, ino)) == (was, True)
+
+
+def test_the_next_worker_finds_what_is_open_and_only_that(leased: Kernel, ino: int) -> None:
+    number = laid(leased, ino)
+    assert noted(leased) == {}
+    assert opened(leased, ino) == number
+    assert noted(leased) == {number: leased.last}
+    shut(leased, ino, number)
+    assert noted(leased) == {}
+
+
+def test_a_second_reader_gets_a_handle_of_his_own(leased: Kernel, ino: int) -> None:
+    number = laid(leased, ino)
+    assert opened(leased, ino) == number
+    other = opened(leased, ino)
+    assert other != number
+    shut(leased, ino, number)
+    assert not rests(leased, ino), "the file is open still, and in another's hands"
+    assert content(leased, ino, other) == b"content"
+    shut(leased, ino, other)
+    assert opened(leased, ino) == other
+    shut(leased, ino, other)
+
+
+def opens_to_write(kernel: Kernel, ino: int) -> None:
+    """Another kind of open, which may wait and may be lent to the kernel."""
+    shut(kernel, ino, opened(kernel, ino, READ | os.O_RDWR))
+
+
+def unlinks(kernel: Kernel, ino: int) -> None:
+    """The last name goes, and the inode with it: nobody has it open."""
+    assert kernel.ask(Opcode.UNLINK, NAME + b"\0")[0] == 0
+
+
+def renames_over(kernel: Kernel, ino: int) -> None:
+    """Another file gets the name."""
+    make(kernel, b"other", b"")
+    assert kernel.ask(Opcode.RENAME, protocol.RENAME_IN.pack(ROOT_INO) + b"other\0" + NAME + b"\0")[0] == 0
+
+
+def drops_copies(kernel: Kernel, _ino: int) -> None:
+    """As ``dfs bench`` does."""
+    kernel.the.vfs.drop_clean_copies()
+
+
+def waits(kernel: Kernel, _ino: int) -> None:
+    """Nobody has come for so long."""
+    kernel.the.vfs.resting._end_before(float("inf"))
+
+
+@pytest.mark.parametrize("does", [opens_to_write, unlinks, renames_over, drops_copies, waits])
+def test_it_ends_with(leased: Kernel, ino: int, does: Callable[[Kernel, int], None]) -> None:
+    laid(leased, ino)
+    does(leased, ino)
+    assert (rests(leased, ino), node(leased, ino)) == (False, None)
+    assert leased.the.passthrough._inodes == {}
+    assert not leased.the.inodes.is_open(ino)
+
+
+def test_who_opens_it_in_another_way_gets_another_handle(leased: Kernel, ino: int) -> None:
+    number = laid(leased, ino)
+    other = opened(leased, ino, READ | os.O_DIRECT)
+    assert (other == number, rests(leased, ino)) == (False, False)
+    shut(leased, ino, other)
+
+
+def test_a_name_that_is_not_the_last_goes_without_harm(leased: Kernel, ino: int) -> None:
+    leased.ask(Opcode.LINK, protocol.LINK_IN.pack(ino) + b"second\0")
+    laid(leased, ino)
+    assert leased.ask(Opcode.UNLINK, b"second\0")[0] == 0
+    number = opened(leased, ino)
+    assert content(leased, ino, number) == b"content"
+    shut(leased, ino, number)
+
+
+def test_what_rests_longer_is_left_when_what_rests_long_enough_goes(leased: Kernel, ino: int) -> None:
+    other = make(leased, b"other", b"")
+    laid(leased, ino)
+    between = leased.the.vfs.resting._rests[ino][1]
+    laid(leased, other)
+    leased.the.vfs.resting._end_before(between)
+    assert (rests(leased, ino), rests(leased, other)) == (False, True)
+    leased.ask(Opcode.UNLINK, b"other\0")
+
+
+def test_nobody_sees_what_another_mount_has_written_over(leased: Kernel, stack: Stack, ino: int) -> None:
+    laid(leased, ino)
+    other = stack.client()
+    with other.opened("/file", os.O_WRONLY | os.O_TRUNC) as handle:
+        other.vfs.write(handle, 0, b"something else")
+    number = opened(leased, ino)
+    assert content(leased, ino, number) == b"something else"
+    shut(leased, ino, number)
+
+
+def test_who_may_not_read_any_more_does_not(leased: Kernel, ino: int) -> None:
+    laid(leased, ino)
+    asked = protocol.SETATTR_IN.pack(1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    status, _ = leased.ask(Opcode.SETATTR, asked, ino)
+    assert status == 0
+    assert leased.ask(Opcode.OPEN, protocol.OPEN_IN.pack(READ, 0), ino)[0] == errno.EACCES
+
+
+def test_what_the_kernel_has_forgotten_is_opened_anew(leased: Kernel, ino: int) -> None:
+    """It has no pages of it any more."""
+    laid(leased, ino)
+    leased.ask(Opcode.FORGET, protocol.FORGET_IN.pack(100), ino)
+    status, answer = leased.ask(Opcode.LOOKUP, NAME + b"\0")
+    assert (status, protocol.ENTRY_OUT.read(answer).nodeid) == (0, ino)
+    was = node(leased, ino)
+    number = opened(leased, ino)
+    assert node(leased, ino) is not was
+    shut(leased, ino, number)
+
+
+def is_shared(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """Programs lock the file: each close(2) may end a lock."""
+    patched.setattr(handle.node, "is_shared", True)
+
+
+def is_large(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """More is read than opened."""
+    patched.setattr(handle.node.copy, "size", resting.FILE_BYTES_MAX + 1)
+
+
+def is_served_otherwise(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """The kernel has another way to the content."""
+    kernel.the.vfs.note_served(handle, 1, 0, 0, is_aside=False)
+
+
+def has_no_place(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """Others rest."""
+    patched.setattr(kernel.the.vfs.resting, "_places", 0)
+
+
+def is_trusted(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """Callers differ."""
+    patched.setattr(kernel.the, "is_trusted", True)
+
+
+def has_heard(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """It would have to look again whether the next one may."""
+    kernel.the.vfs._names.doubt([ROOT_INO])
+
+
+def is_all_noted(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """The kernel does not repeat calls."""
+    patched.setattr(kernel.the.vfs.calls, "note_all", True)
+
+
+@pytest.mark.parametrize(
+    "is_so", [is_shared, is_large, is_served_otherwise, has_no_place, is_trusted, has_heard, is_all_noted]
+)
+def test_nothing_rests_that(
+    leased: Kernel,
+    ino: int,
+    monkeypatch: pytest.MonkeyPatch,
+    is_so: Callable[[Kernel, Handle, pytest.MonkeyPatch], None],
+) -> None:
+    shut(leased, ino, opened(leased, ino))
+    number = opened(leased, ino)
+    with monkeypatch.context() as patched:
+        is_so(leased, leased.the.vfs._handle(number), patched)
+        shut(leased, ino, number)
+    assert (rests(leased, ino), node(leased, ino)) == (False, None)
+
+
+def test_what_others_write_down_of_it_meanwhile_is_not_on_the_slate(leased: Kernel, ino: int) -> None:
+    """Another mount's program has locked the file."""
+    laid(leased, ino)
+    leased.the.vfs.give_way(ino)
+    assert noted(leased) == {}
+    status, answer = leased.ask(Opcode.OPEN, protocol.OPEN_IN.pack(READ, 0), ino)
+    assert status == 0
+    shut(leased, ino, protocol.OPEN_OUT.read(answer).fh)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_worker_that_dies_leaves_what_is_open(stack: Stack, ino: int, is_open: bool) -> None:
+    """An open and a close that were carried out, but not answered, come once more."""
+    first = Kernel(stack, promised=True)
+    assert first.ask(Opcode.LOOKUP, NAME + b"\0")[0] == 0
+    number = opened(first, ino)
+    shut(first, ino, number)
+    number = laid(first, ino)
+    assert opened(first, ino) == number
+    if not is_open:
+        shut(first, ino, number)
+    unanswered = first.last
+    first.client.kill()
+    first.close()
+    second = Kernel(stack, promised=True, before=first.client)
+    try:
+        assert list(noted(second)) == [number] * is_open
+        if is_open:
+            status, answer = second.ask(Opcode.OPEN, protocol.OPEN_IN.pack(READ, 0), ino, again=unanswered)
+            assert (status, protocol.OPEN_OUT.read(answer).fh) == (0, number)
+            assert content(second, ino, number) == b"content"
+        status, _ = second.ask(
+            Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino, again=0 if is_open else unanswered
+        )
+        assert (status, second.the.vfs.handles()) == (0, [])
+    finally:
+        second.close()
