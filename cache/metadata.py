@@ -164,10 +164,17 @@ class MetadataCache:
 
     # What is believed
 
-    def state(self) -> tuple[int, float]:
-        """As long as this stays the same, and its mark is not 0, all that was believed when it was asked for
-        is true, whether it is still remembered or not: nothing has been heard since."""
-        return self._heard.number, self._lifetime.mark()
+    def unheard_since(self, asked: Asked, inos: Iterable[int]) -> Asked | None:
+        """To be asked instead of ``asked`` the next time, if all that was believed of these inodes then (and
+        names in them) is true now, whether it is still remembered or not: nothing has been heard of them
+        since. None if that is not known. Of use where what is believed is exact."""
+        now = self.ask()
+        if not now.mark or now.mark != asked.mark:
+            return None
+        if now.heard == asked.heard:
+            return now
+        with self._lock:
+            return now if all(self._heard.nothing_since(ino, asked.heard) for ino in inos) else None
 
     def get_attr(self, ino: int) -> Attr | None:
         """The attributes, if they are believed."""

@@ -135,9 +135,13 @@ class Names:
         """To be kept with what is asked now, for ``is_over``."""
         return self._lifetime.mark()
 
-    def state(self) -> tuple[int, float]:
+    def ask(self) -> Asked:
+        """To be called before what is believed is looked at, for ``unheard_since``."""
+        return self._cache.ask()
+
+    def unheard_since(self, asked: Asked, inos: Iterable[int]) -> Asked | None:
         """See MetadataCache."""
-        return self._cache.state()
+        return self._cache.unheard_since(asked, inos)
 
     def is_over(self, mark: float) -> bool:
         """Whether what was asked then was believed for a while, and is no more."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from cache.copies import LocalCopy
+from cache.metadata import Asked
 from cache.succession import Successor
 from clients.attempts import Attempts
 from mount.gate import Gate
@@ -42,6 +43,17 @@ _NOBODY = Identity(2**32 - 2, (2**32 - 2,))
 
 TICK_NS = 10_000_000
 """By so much at most is the clock late by which kernels stamp files (a tick; of 100 Hz at the slowest)."""
+
+
+@dataclass
+class Way:
+    """``who`` has a way to a file of these attributes, as long as nothing is heard of ``inos`` after what was
+    ``asked``: the file, and the directories that lead to it."""
+
+    asked: Asked
+    inos: tuple[int, ...]
+    who: Caller | None
+    attr: Attr
 
 
 class Node:
@@ -321,8 +333,8 @@ class Handle:
     next_write: int = 0
     is_incomplete: bool = False
     """The kernel would serve it, were the local copy complete."""
-    known_at: tuple[int, float] | None = None
-    """The state (``Names.state``) in which who has opened it had opened it before; None if he had not."""
+    way: Way | None = None
+    """By which he had opened it before who has opened it; None if he had not."""
     is_noted: bool = True
     """The next worker knows of it. Under ``NodeTable._noting``, as ``record``."""
 

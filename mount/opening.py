@@ -4,13 +4,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from cache.copies import CopyStore
 from mount.completing import Completer
 from mount.conflicts import NO_NAME
 from mount.locks import WriteLock
-from mount.nodes import Handle, Node
+from mount.nodes import Handle, Node, Way
 from mount.proxy import Proxy
 from mount.resting import CACHE_SHARE, FILE_BYTES_MAX, Resting
 from mount.writing import Writing
@@ -42,14 +41,6 @@ WAYS_MAX = 10_000
 _MORE_THAN_READING = os.O_ACCMODE | os.O_TRUNC
 
 
-class _Way(NamedTuple):
-    """``state`` of what was believed before ``who`` was found to have a way to the file."""
-
-    state: tuple[int, float]
-    who: Caller | None
-    attr: Attr
-
-
 class Opening(Writing):
     """Files that can be opened and closed. ``settle`` is called before an inode is opened: it sees to what an
     earlier mount has left dirty of it, says whether there was anything, and raises what stands in the way."""
@@ -59,7 +50,7 @@ class Opening(Writing):
     ) -> None:
         super().__init__(proxy, copies, lock_wait_seconds)
         self._settle = settle
-        self._ways: dict[int, _Way] = {}
+        self._ways: dict[int, Way] = {}
         self._completer = Completer(self._table, self._reader, self._unpin, copies.limit_bytes)
         places = min(copies.resting_max, copies.limit_bytes // CACHE_SHARE // FILE_BYTES_MAX)
         self.resting = Resting(self._table, places, lambda handle: self.release(handle.number))
@@ -148,23 +139,30 @@ class Opening(Writing):
                 raise fail(errno.ESTALE, "the path leads elsewhere now") from error
             raise
 
-    def _remember(self, way: _Way) -> None:
+    def _remember(self, way: Way) -> None:
         """Only what is believed: of an answer that came just now it may not be promised that we are told."""
-        if not way.state[1]:
+        if not way.asked.mark:
             return  # there was no lease a moment ago
         if len(self._ways) >= WAYS_MAX:
             self._ways.clear()
         self._ways[way.attr.ino] = way
 
     def open_again(self, ino: int, flags: int, who: Caller | None) -> Handle | None:
-        """Opens for reading what ``who`` has opened before, if nothing has been heard of anything since: then
-        he finds his way there now too. None if that is not known."""
+        """Opens for reading what ``who`` has opened before, if his way there is open now too. None if that is
+        not known."""
         way = self._ways.get(ino)
-        if way is None or flags & _MORE_THAN_READING or way.who != who or way.state != self._names.state():
+        if way is None or flags & _MORE_THAN_READING or way.who != who or not self._is_open_now(way):
             return None
         handle = self.open(ino, flags, who, attr=way.attr)
-        handle.known_at = way.state
+        handle.way = way
         return handle
+
+    def _is_open_now(self, way: Way) -> bool:
+        asked = self._names.unheard_since(way.asked, way.inos)
+        if asked is None:
+            return False
+        way.asked = asked
+        return True
 
     def may_rest(self, handle: Handle) -> bool:
         """Whether a handle for reading is worth a place among those that rest, and nobody else has to do with
@@ -172,15 +170,15 @@ class Opening(Writing):
         node = handle.node
         if node.pins > 1 or node.is_shared or node.copy.size > FILE_BYTES_MAX:
             return False
-        return handle.known_at == self._names.state()
+        return handle.way is not None and self._is_open_now(handle.way)
 
     def resting_handle(self, ino: int, flags: int) -> Handle | None:
         """The handle that rests of an inode, if it is what the caller for whom it was opened would get now
-        too: nothing has been heard of anything since he was found to have a right to it."""
+        too: his way is open, and the file is what it was."""
         handle = self.resting.peek(ino)
         if handle is None or handle.flags != flags or handle.node.is_shared:
             return None
-        return handle if handle.known_at == self._names.state() else None
+        return handle if handle.way is not None and self._is_open_now(handle.way) else None
 
     def _is_open(self, parent: int, name: bytes, who: Caller | None) -> bool:
         """As above, of programs. What rests has its end: its name is about to go."""
@@ -198,10 +196,10 @@ class Opening(Writing):
     ) -> Handle:
         if handle := self._table.opened_before():
             return self._opened_again(handle, flags)
-        state = self._names.state()
+        asked = self._names.ask()
         attrs, manifest = self.known_way(names, who, start), None
         if attrs is not None and must_be in (0, attrs[-1].ino):
-            self._remember(_Way(state, who, attrs[-1]))
+            self._remember(Way(asked, tuple(attr.ino for attr in attrs), who, attrs[-1]))
         else:
             content = not flags & os.O_TRUNC and not self._copies.has(believed)
             resolved = self._names.walk_now(names, who, content=content, start=start)

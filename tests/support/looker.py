@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,6 +66,13 @@ def _read(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
+def _open_again(path: str) -> None:
+    """So often that the mount expects it to be opened once more, and has something ready for it."""
+    for _ in range(2):
+        with suppress(OSError):  # the path may lead elsewhere by now
+            os.close(os.open(path, os.O_RDONLY))
+
+
 _kept: list[int] = []
 """Descriptors that are open until ``shut``."""
 
@@ -89,6 +97,7 @@ class _Hand:
             return [_attributes(os.fstat(descriptor)), digest(_read(descriptor))]
         finally:
             os.close(descriptor)
+            _open_again(path)
 
     def map(self, path: str) -> Any:
         descriptor = os.open(path, os.O_RDONLY)

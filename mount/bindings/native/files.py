@@ -247,7 +247,7 @@ class Files:
         """As ``release``, of a file that will be opened again soon, presumably. The session's own user is the
         only caller: who comes next need not be told apart."""
         the, handle = self._the, self._open.get(protocol.RELEASE_IN.read(body).fh)
-        if handle is None or handle.known_at is None or the.is_trusted or handle.record.served != PAGED:
+        if handle is None or handle.way is None or the.is_trusted or handle.record.served != PAGED:
             return None
         return DONE if the.vfs.may_rest(handle) and the.vfs.resting.lay(handle) else None
 
