@@ -52,8 +52,10 @@ class Opening(Writing):
         self._settle = settle
         self._ways: dict[int, Way] = {}
         self._completer = Completer(self._table, self._reader, self._unpin, copies.limit_bytes)
-        places = min(copies.resting_max, copies.limit_bytes // CACHE_SHARE // FILE_BYTES_MAX)
-        self.resting = Resting(self._table, places, lambda handle: self.release(handle.number))
+        bytes_max = copies.limit_bytes // CACHE_SHARE
+        self.resting = Resting(
+            self._table, copies.resting_max, bytes_max, lambda handle: self.release(handle.number)
+        )
 
     def open(
         self,

@@ -21,6 +21,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mount.node_table import NodeTable
 from mount.nodes import Handle
@@ -31,22 +32,33 @@ FILE_BYTES_MAX = 64 * 1024
 """What takes longer to read than to open is not worth a place."""
 
 CACHE_SHARE = 8
-"""The copies of files that rest are no more than this part of the cache."""
+"""The files that rest have no more than this part of the cache."""
 
 REST_SECONDS = 30.0
 """Every so often those end that have rested for as long."""
 
 
-class Resting:
-    """The handles that rest, one of an inode, ``places`` at most; thread-safe. ``close_handle`` closes one
-    for good. ``start`` before use, ``close`` afterwards."""
+class _Rest(NamedTuple):
+    """``since`` on the monotonic clock; ``size`` of the file then."""
 
-    def __init__(self, table: NodeTable, places: int, close_handle: Callable[[Handle], None]) -> None:
+    handle: Handle
+    since: float
+    size: int
+
+
+class Resting:
+    """The handles that rest, one of an inode, ``places`` at most, of files of ``bytes_max`` together;
+    thread-safe. ``close_handle`` closes one for good. ``start`` before use, ``close`` afterwards."""
+
+    def __init__(
+        self, table: NodeTable, places: int, bytes_max: int, close_handle: Callable[[Handle], None]
+    ) -> None:
         self._table = table
         self._places = places
+        self._bytes_left = bytes_max  # under guard, as what follows
         self.close_handle = close_handle
         self._guard = threading.Lock()
-        self._rests: dict[int, tuple[Handle, float]] = {}  # since when, monotonic
+        self._rests: dict[int, _Rest] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resting", daemon=True)
 
@@ -64,18 +76,19 @@ class Resting:
 
     def lay(self, handle: Handle) -> bool:
         """Instead of a close, for who has the turn. False if there is no place."""
-        ino = handle.node.ino
+        ino, size = handle.node.ino, handle.node.copy.size
         with self._guard:
-            if ino in self._rests or len(self._rests) >= self._places:
+            if ino in self._rests or len(self._rests) >= self._places or size > self._bytes_left:
                 return False
             self._table.hide(handle)
-            self._rests[ino] = handle, time.monotonic()
+            self._rests[ino] = _Rest(handle, time.monotonic(), size)
+            self._bytes_left -= size
             return True
 
     def peek(self, ino: int) -> Handle | None:
         """The handle of an inode that rests, as of now."""
         rest = self._rests.get(ino)
-        return rest[0] if rest is not None else None
+        return rest.handle if rest is not None else None
 
     def wake(self, handle: Handle, unique: int) -> bool:
         """Instead of an open, by the call ``unique`` of who has the turn. False if it rests no more. Raises
@@ -84,7 +97,7 @@ class Resting:
             if self.peek(handle.node.ino) is not handle:
                 return False
             self._table.show(handle, unique)
-            del self._rests[handle.node.ino]
+            self._take(handle.node.ino)
             return True
 
     def end(self, ino: int) -> None:
@@ -103,14 +116,18 @@ class Resting:
     def _end_since(self, ino: int, then: float) -> None:
         """Closes what rests of an inode, unless it was laid to rest later."""
         with self._guard:
-            handle, since = self._rests.get(ino, (None, 0.0))
-            if handle is None or since > then:
+            rest = self._rests.get(ino)
+            if rest is None or rest.since > then:
                 return
-            del self._rests[ino]
+            self._take(ino)
         try:
-            self.close_handle(handle)
+            self.close_handle(rest.handle)
         except Exception:  # whoever ends it has something else to do
             log.exception("inode %d: a handle at rest cannot be closed", ino)
+
+    def _take(self, ino: int) -> None:
+        """Under guard: it rests no more."""
+        self._bytes_left += self._rests.pop(ino).size
 
     def _run(self) -> None:
         while not self._stopping.wait(REST_SECONDS):

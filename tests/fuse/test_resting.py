@@ -41,8 +41,9 @@ def ino(leased: Kernel) -> Iterator[int]:
     """A file in the root, and nothing rests."""
     yield make(leased, NAME, b"content")
     leased.ask(Opcode.UNLINK, NAME + b"\0")
+    before_any = leased.client.copies.limit_bytes // resting.CACHE_SHARE
     leased.the.vfs.resting.end_all()
-    assert leased.the.vfs.handles() == []
+    assert (leased.the.vfs.handles(), leased.the.vfs.resting._bytes_left) == ([], before_any)
 
 
 def make(kernel: Kernel, name: bytes, data: bytes) -> int:
@@ -78,7 +79,7 @@ def content(kernel: Kernel, ino: int, number: int) -> bytes:
 
 
 def laid(kernel: Kernel, ino: int) -> int:
-    """Opened, and closed, until it rests: the handle. The directory may have to be asked for the way first."""
+    """Opened, and closed, until it rests: the handle. The directory may have to be asked first."""
     for _ in range(3):
         number = opened(kernel, ino)
         shut(kernel, ino, number)
@@ -194,7 +195,7 @@ def test_a_name_that_is_not_the_last_goes_without_harm(leased: Kernel, ino: int)
 def test_what_rests_longer_is_left_when_what_rests_long_enough_goes(leased: Kernel, ino: int) -> None:
     other = make(leased, b"other", b"")
     laid(leased, ino)
-    between = leased.the.vfs.resting._rests[ino][1]
+    between = leased.the.vfs.resting._rests[ino].since
     laid(leased, other)
     leased.the.vfs.resting._end_before(between)
     assert (rests(leased, ino), rests(leased, other)) == (False, True)
@@ -263,6 +264,11 @@ def has_no_place(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) ->
     patched.setattr(kernel.the.vfs.resting, "_places", 0)
 
 
+def has_no_room(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """What rests has its part of the cache already."""
+    patched.setattr(kernel.the.vfs.resting, "_bytes_left", handle.node.copy.size - 1)
+
+
 def is_trusted(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
     """Callers differ."""
     patched.setattr(kernel.the, "is_trusted", True)
@@ -279,7 +285,17 @@ def is_all_noted(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "is_so", [is_shared, is_large, is_served_otherwise, has_no_place, is_trusted, has_heard, is_all_noted]
+    "is_so",
+    [
+        is_shared,
+        is_large,
+        is_served_otherwise,
+        has_no_place,
+        has_no_room,
+        is_trusted,
+        has_heard,
+        is_all_noted,
+    ],
 )
 def test_nothing_rests_that(
     leased: Kernel,
