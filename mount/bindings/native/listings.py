@@ -87,8 +87,11 @@ class Listings:
 
     def _get(self, ino: int) -> _Listing:
         """Under guard. Those that nobody has open may be forgotten: then they have no label."""
-        listing = self._listings.setdefault(ino, _Listing())
-        self._listings.move_to_end(ino)
+        listing = self._listings.get(ino)
+        if listing is None:
+            listing = self._listings[ino] = _Listing()
+        else:
+            self._listings.move_to_end(ino)
         if len(self._listings) > LISTINGS_MAX:
             oldest, known = next(iter(self._listings.items()))
             if known.open:
