@@ -255,14 +255,17 @@ class WriteLocks:
 
     def _renew_loop(self) -> None:
         """The next renewal is due by when this one was sent, for the lease may run from then on."""
-        sent_at = time.monotonic()
+        sent_at, failures = time.monotonic(), 0
         while self._client.lease.wait_until_due(sent_at):
             sent_at = time.monotonic()
             self._give_up_old_stock()
             try:
                 self._renew()
+                failures = 0
             except OSError as error:
-                log.info("the locks could not be renewed: %s", error)
+                level = logging.DEBUG if failures else logging.INFO
+                log.log(level, "the locks could not be renewed: %s", error)
+                failures += 1
             except Exception:
                 log.exception("the locks could not be renewed")
 
