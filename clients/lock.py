@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from clients.lock_lease import LockLease
 from clients.session import Channel
-from wire.limits import LOCK_LEASE_SECONDS
 from wire.messages.common import Empty
 from wire.messages.lock import (
     Acquire,
@@ -23,25 +23,27 @@ from wire.messages.lock import (
     SetRange,
 )
 
-RENEW_SECONDS = LOCK_LEASE_SECONDS / 4
-
 
 class LockClient:
-    """Thread-safe. Every method raises what the server raises, and Unavailable when it does not answer."""
+    """Thread-safe. Every method raises what the server raises, and Unavailable when it does not answer.
+    ``lease`` is what it has said of its leases."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.lease = LockLease()
 
     def acquire(self, inos: Sequence[int], wait_seconds: float = 0.0) -> Acquired:
         """The write locks of ``inos``, each for itself. With ``wait_seconds`` (at most
         LOCK_POLL_SECONDS_MAX) the session is queued for those that are taken, and the answer may take so
         long; ask again to keep the place, or leave it by ``release``."""
-        return self._channel.mutate(
+        acquired = self._channel.mutate(
             "/v1/locks/acquire",
             lambda acked: Acquire(acked, list(inos), wait_seconds),
             Acquired,
             wait_seconds=wait_seconds,
         )
+        self.lease.hear(acquired.lease_seconds)
+        return acquired
 
     def release(self, held: Sequence[Held], leave: Sequence[int] = ()) -> None:
         """Lets go of ``held`` and leaves the queues of ``leave``; what it has not got is passed over."""
@@ -52,17 +54,24 @@ class LockClient:
     def renew(self) -> Renewed:
         """One more lease for every lock of the session; says which those are, and which others wait for.
         Gives up in time for another attempt within the lease."""
-        return self._channel.mutate("/v1/locks/renew", Renew, Renewed, deadline_seconds=RENEW_SECONDS)
+        self.lease.renewal_is_sent()
+        renewed = self._channel.mutate(
+            "/v1/locks/renew", Renew, Renewed, deadline_seconds=self.lease.renew_seconds
+        )
+        self.lease.hear(renewed.lease_seconds, from_renewal=True)
+        return renewed
 
     def set_range(self, ino: int, wanted: Range, wait_seconds: float = 0.0) -> RangeAnswer:
         """Takes a range for its owner. With ``wait_seconds`` (at most LOCK_POLL_SECONDS_MAX) it is queued
         for, and the answer may take so long. Raises EDEADLK and ENOLCK."""
-        return self._channel.mutate(
+        answer = self._channel.mutate(
             "/v1/locks/ranges/set",
             lambda acked: SetRange(acked, ino, wanted, wait_seconds=wait_seconds),
             RangeAnswer,
             wait_seconds=wait_seconds,
         )
+        self.lease.hear(answer.lease_seconds)
+        return answer
 
     def free_range(self, ino: int, freed: Range) -> None:
         """Lets go of what the owner has of these bytes. Raises ENOLCK if too many pieces are left."""
@@ -86,6 +95,7 @@ class LockClient:
         answer = self._channel.mutate(
             "/v1/locks/ranges/restate", lambda acked: Restate(acked, ino, list(ranges)), Restated
         )
+        self.lease.hear(answer.lease_seconds)
         return answer.lost
 
     def locks(self) -> Locks:

@@ -1,8 +1,8 @@
 """The write locks of this mount: taken, renewed, given back.
 
-One thread renews all of them every few seconds; one gives back, in batches; one keeps a small stock
-of inode numbers that nobody else knows and that are locked already, so that creating a file needs no
-round trip to the lock server. None of these threads ever waits for a lock.
+One thread renews all of them, four times a lease (clients.lock_lease); one gives back, in batches; one
+keeps a small stock of inode numbers that nobody else knows and that are locked already, so that creating
+a file needs no round trip to the lock server. None of these threads ever waits for a lock.
 
 ``_guard`` protects the tables here and is never held during a call to a service. A lock that is being
 given back is not asked for again before the server has answered: it would answer with the very lock
@@ -23,7 +23,7 @@ from mount import interruption
 from mount.leaving import Leaving
 from mount.program_locks import ProgramLocks
 from wire.errors import Busy, fail
-from wire.limits import LOCK_RENEW_SECONDS, OPS_MAX
+from wire.limits import OPS_MAX
 from wire.messages.lock import Held, LockAnswer
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,6 @@ class WriteLocks:
         on_shared: Callable[[int], None],
         program_locks: ProgramLocks,
         leaving: Leaving,
-        renew_seconds: float = LOCK_RENEW_SECONDS,
     ) -> None:
         self._client = client
         self._reserve = reserve
@@ -78,7 +77,6 @@ class WriteLocks:
         self._on_shared = on_shared
         self._program_locks = program_locks
         self._leaving = leaving
-        self._renew_seconds = renew_seconds
         self._guard = threading.Condition()
         self._held: dict[int, WriteLock] = {}
         self._wanted: frozenset[int] = frozenset()
@@ -118,6 +116,7 @@ class WriteLocks:
         """Gives everything back, as far as the lock server can be reached."""
         self._stop.set()
         self._refill.set()
+        self._client.lease.end()
         with self._guard:
             for lock in (*self._held.values(), *self._stock):
                 self._to_release[lock.ino] = lock
@@ -255,12 +254,18 @@ class WriteLocks:
     # Renewal and release
 
     def _renew_loop(self) -> None:
-        while not self._stop.wait(self._renew_seconds):
+        """The next renewal is due by when this one was sent, for the lease may run from then on."""
+        sent_at, failures = time.monotonic(), 0
+        while self._client.lease.wait_until_due(sent_at):
+            sent_at = time.monotonic()
             self._give_up_old_stock()
             try:
                 self._renew()
+                failures = 0
             except OSError as error:
-                log.info("the locks could not be renewed: %s", error)
+                level = logging.DEBUG if failures else logging.INFO
+                log.log(level, "the locks could not be renewed: %s", error)
+                failures += 1
             except Exception:
                 log.exception("the locks could not be renewed")
 

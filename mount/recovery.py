@@ -21,6 +21,7 @@ from clients.attempts import Attempts
 from mount import turns
 from mount.committing import Committer
 from mount.conflicts import NO_NAME, save_conflict_copy
+from mount.locks import WriteLock
 from mount.nodes import Node
 from mount.proxy import Proxy
 from mount.reading import Reader
@@ -32,6 +33,9 @@ from wire.messages.directory import Attr
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
+
+LATE_SECONDS = 5.0
+"""How long after the end of a dead mount's lease its locks are still waited for."""
 
 NOTHING_WRITTEN = "it was open for writing, and nothing was written"
 NEVER_NAMED = "it was made without a name, and nobody has it open any more"
@@ -156,8 +160,7 @@ def _commit(proxy: Proxy, node: Node, pending: Pending) -> bool:
     reader = Reader(proxy)
     committer = Committer(proxy, reader, on_saved_late=lambda _: None)
     try:
-        # Until the dead mount's own lease is over.
-        lock = proxy.write_locks.acquire(node.ino, LOCK_LEASE_SECONDS + 5)
+        lock = _lock_of_the_dead(proxy, node.ino)
     except Busy:
         return False
     try:
@@ -173,6 +176,16 @@ def _commit(proxy: Proxy, node: Node, pending: Pending) -> bool:
     finally:
         proxy.write_locks.release(node.ino)
     return True
+
+
+def _lock_of_the_dead(proxy: Proxy, ino: int) -> WriteLock:
+    """It is free when the dead mount's own lease is over. How long that is, the refusal says; a lock server
+    that was started again may keep a lock longer than that. Raises Busy: it is somebody else's."""
+    try:
+        return proxy.write_locks.acquire(ino, 0.0)
+    except Busy:
+        longest = max(proxy.lock.lease.seconds, LOCK_LEASE_SECONDS)
+        return proxy.write_locks.acquire(ino, longest + LATE_SECONDS)
 
 
 def _never_had_name(copy: LocalCopy, attr: Attr) -> bool:

@@ -197,7 +197,7 @@ def test_every_call_may_fail(
 ) -> None:
     monkeypatch.setattr(committing, "RETRY_SECONDS", (0.02,))
     # Here leases end at a word only: recovery would wait in vain for those of the dead.
-    monkeypatch.setattr(recovery, "LOCK_LEASE_SECONDS", -5.0)
+    monkeypatch.setattr(recovery, "_lock_of_the_dead", lambda proxy, ino: proxy.write_locks.acquire(ino, 0.0))
     caplog.set_level(logging.ERROR)
     interrupted = set()
     with Stack(tmp_path) as stack:

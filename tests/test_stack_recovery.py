@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mount import recovery, turns
+from mount.locks import WriteLock
 from tests.support.stack import DIRECTORY, Client, Stack
 from tests.support.times import wait_until
 from tests.support.vfs import (
@@ -79,6 +80,27 @@ def test_a_mount_goes_on_although_recovery_could_not(
     assert two.read("/3") == b"content and more"
     assert len(again.names()) == 11
     assert "its last commit was sent again" in caplog.text
+
+
+def test_recovery_waits_for_the_lock_of_the_dead_as_long_as_their_lease_is(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.restart_lock(lease_seconds=60.0)
+    dead = left_dirty(stack, ["/file"], flushed=True)
+    stack.back()
+    again = stack.client(dead.cache, started=False)
+    acquire = again.proxy.write_locks.acquire
+
+    def as_time_passes(ino: int, wait_seconds: float) -> WriteLock:
+        stack.advance_locks(wait_seconds)
+        return acquire(ino, 0.0)
+
+    monkeypatch.setattr(again.proxy.write_locks, "acquire", as_time_passes)
+    again.recovery.run()
+    assert again.recovery.left() == []
+    again.start()
+    assert sorted(again.names()) == ["file", "other"]
+    assert again.read("/file") == b"content"
 
 
 def test_a_commit_that_recovery_could_not_upload_again_is_none_the_less_known_to_have_been_begun(

@@ -46,7 +46,8 @@ CLIENT_BYTES_MAX = 128
 
 TICKET_SECONDS = 3600.0
 LOCK_LEASE_SECONDS = 15.0
-LOCK_RENEW_SECONDS = 5.0
+"""How long a lock is held without a renewal, unless the lock server says otherwise. No client renews more
+seldom than this lease asks for, and a lock server keeps what it finds at its start for so long at least."""
 LOCK_POLL_SECONDS_MAX = 20.0
 
 RANGES_MAX = 8192

@@ -62,7 +62,7 @@ class RangeRules:
         else:
             self._keep_place(turn, place, waits=message.wait_seconds > 0)
         self._pass_on(turn, self._queue.of_inode(ino))
-        return RangeAnswer() if obstacle is None else self._answer(turn, who.session, obstacle)
+        return self._granted() if obstacle is None else self._answer(turn, who.session, obstacle)
 
     def free(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
         """Takes these bytes from the owner. Raises ENOLCK if that would make too many of what is left."""
@@ -70,7 +70,7 @@ class RangeRules:
         mine = of_owner(self._store.near(turn.connection, message.ino, claim), claim.owner)
         self._change(turn, who, message.ino, mine, without(mine, message.range))
         self._pass_on(turn, self._queue.of_inode(message.ino))
-        return RangeAnswer()
+        return self._granted()
 
     def collect(self, turn: Turn, who: Who, message: SetRange) -> RangeAnswer:
         """What has come of a request that was held back. Takes nothing: somebody who has left the queue, and
@@ -79,7 +79,7 @@ class RangeRules:
         place = self._place(who, message.ino, claim)
         near = self._near(turn, message.ino, claim)
         if covers(of_owner(near, claim.owner), claim.range):
-            return RangeAnswer()
+            return self._granted()
         if self._queue.find(message.ino, claim):
             self._touch(turn, place)
         obstacle = self._queue.obstacle(place, near, self._held(turn))
@@ -97,7 +97,7 @@ class RangeRules:
         """Which held range stands against this one. Changes nothing."""
         claim = Claim(session, message.range)
         conflict = conflict_of(self._store.near(turn.connection, message.ino, claim), claim)
-        return RangeAnswer() if conflict is None else self._answer(turn, session, conflict)
+        return self._granted() if conflict is None else self._answer(turn, session, conflict)
 
     def restate(self, turn: Turn, who: Who, message: Restate) -> Restated:
         """Makes ``ranges`` all that the session has of the inode, as far as it has them or nothing is in
@@ -115,7 +115,7 @@ class RangeRules:
         if kept:
             self._prolong(turn, who)
         self._pass_on(turn, self._queue.of_inode(message.ino))
-        return Restated(lost)
+        return Restated(lost, self._config.lease_seconds)
 
     def renew(self, turn: Turn, session: int) -> list[int]:
         """One more lease for all ranges of the session; returns the inodes of which it has any."""
@@ -244,13 +244,17 @@ class RangeRules:
         self._queue.leave(place)
         turn.settled.append(place.key)
 
+    def _granted(self) -> RangeAnswer:
+        """Granted, free to be, or freed."""
+        return RangeAnswer(lease_seconds=self._config.lease_seconds)
+
     def _answer(self, turn: Turn, session: int, obstacle: Claim | Place) -> RangeAnswer:
         """Not granted, because of this."""
         if isinstance(obstacle, Place):
             claim, holder = obstacle.claim, f"{obstacle.user}@{obstacle.client}"
         else:
             claim, holder = obstacle, self._store.holder(turn.connection, obstacle.session)
-        return RangeAnswer(claim.range, claim.session == session, holder)
+        return RangeAnswer(claim.range, claim.session == session, holder, self._config.lease_seconds)
 
     def _lease_end(self) -> float:
         return self._config.clock() + self._config.lease_seconds

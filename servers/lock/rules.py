@@ -117,7 +117,7 @@ class Rules:
         shared = self._ranges.shared(connection, look.inos)
         answers = {row.ino: self._granted(row, row.ino in shared) for row in (*look.mine, *granted)}
         answers.update((ino, _refused(look, ino, ino in shared)) for ino in look.taken)
-        return Acquired([answers[ino] for ino in look.inos])
+        return Acquired([answers[ino] for ino in look.inos], self._config.lease_seconds)
 
     def leave(self, turn: Turn, session: int, inos: Sequence[int]) -> None:
         """Gives up the session's places. Call ``pass_on`` afterwards."""

@@ -25,7 +25,7 @@ from servers.lock.store import Store
 from servers.lock.waiting import HeldBack, Waiting
 from servers.replies import Replies, settle
 from wire.errors import fail
-from wire.limits import TICKET_SECONDS
+from wire.limits import LOCK_LEASE_SECONDS, TICKET_SECONDS
 from wire.messages.common import Empty
 from wire.messages.lock import (
     Acquire,
@@ -99,9 +99,14 @@ class LockService:
         self._alarm.set(config.clock())
 
     def _begin_again(self, connection: Connection) -> None:
+        """Every lock and range has a whole lease, so that holders can renew. They may have been told another
+        one before, and renew by that until they hear of this one: however long it was, at least as often as
+        LOCK_LEASE_SECONDS asks for (clients.lock_lease). So all is kept for so long, however short this one
+        is."""
         now = self._config.clock()
-        self._store.begin_again(connection, now, now + self._config.lease_seconds)
-        self._range_store.begin_again(connection, now + self._config.lease_seconds)
+        expires = now + max(self._config.lease_seconds, LOCK_LEASE_SECONDS)
+        self._store.begin_again(connection, now, expires)
+        self._range_store.begin_again(connection, expires)
 
     def start(self) -> None:
         """From now on leases and places end by themselves."""
@@ -148,11 +153,13 @@ class LockService:
         """Renewed. A lease that is over but not ended yet goes on: nobody else had the lock since."""
 
         def run(turn: Turn) -> Renewed:
-            expires = self._config.clock() + self._config.lease_seconds
+            lease_seconds = self._config.lease_seconds
+            expires = self._config.clock() + lease_seconds
             held = self._store.extend_all(turn.connection, ticket.session, expires)
             wanted = self._store.wanted(turn.connection, ticket.session)
             shared = sorted(self._range_store.shared(turn.connection, wanted))
-            return Renewed(held, wanted, shared, self._ranges.renew(turn, ticket.session))
+            ranged = self._ranges.renew(turn, ticket.session)
+            return Renewed(held, wanted, shared, ranged, lease_seconds)
 
         return self._once(Asked(ticket, counter, message.acked), run)
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cache.copies import CopyStore
 from clients.session import Answer, Keyring, Wire
@@ -306,6 +307,12 @@ class Stack:
         """The lock server begins (again)."""
         self.lock = make_lock(self._lock_config)
         self.wire.apps[LOCK] = self.lock.app
+
+    def restart_lock(self, **changes: Any) -> None:
+        """As after a crash, as far as the database is concerned; with these changes of its configuration."""
+        self.lock.close()
+        self._lock_config = replace(self._lock_config, **changes)
+        self.start_lock()
 
     def _file_server(self, number: int) -> FileServer:
         url = f"http://files{number}"

@@ -2,6 +2,9 @@
 
 Those with ``acked`` are mutations: their request id is ``session.counter`` and every counter below
 ``acked`` has been answered and will not be asked again.
+
+``lease_seconds``: what the session has is its own for so long after a grant or renewal. Every answer that
+begins or prolongs a lease says it, because the service may be started again with another one.
 """
 
 from typing import Annotated
@@ -9,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from wire.limits import LOCK_POLL_SECONDS_MAX, OPS_MAX, RANGES_MAX
+from wire.limits import LOCK_LEASE_SECONDS, LOCK_POLL_SECONDS_MAX, OPS_MAX, RANGES_MAX
 from wire.messages.common import Count, Inos, Positive
 
 Seconds = Annotated[float, Meta(ge=0, le=LOCK_POLL_SECONDS_MAX)]
@@ -46,6 +49,7 @@ class Acquired(msgspec.Struct, frozen=True):
     """One answer an inode, in the order of the request."""
 
     answers: list[LockAnswer]
+    lease_seconds: float = LOCK_LEASE_SECONDS
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -79,6 +83,7 @@ class Renewed(msgspec.Struct, frozen=True):
     wanted: list[int]
     shared: list[int]
     ranged: list[int]
+    lease_seconds: float = LOCK_LEASE_SECONDS
 
 
 # Ranges: the locks of programs
@@ -150,6 +155,7 @@ class RangeAnswer(msgspec.Struct, frozen=True):
     """The conflict is with the session itself: its pid is one of the asker's machine."""
     holder: str = ""
     """``user@client`` of whose it is."""
+    lease_seconds: float = LOCK_LEASE_SECONDS
 
 
 class Restate(msgspec.Struct, frozen=True):
@@ -166,6 +172,7 @@ class Restated(msgspec.Struct, frozen=True):
     """Which ``ranges`` it has not, because others have something in conflict with them."""
 
     lost: list[Range]
+    lease_seconds: float = LOCK_LEASE_SECONDS
 
 
 # For people
