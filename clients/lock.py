@@ -56,7 +56,7 @@ class LockClient:
         Gives up in time for another attempt within the lease."""
         self.lease.renewal_is_sent()
         renewed = self._channel.mutate(
-            "/v1/locks/renew", Renew, Renewed, deadline_seconds=self.lease.renew_seconds
+            "/v1/locks/renew", Renew, Renewed, deadline_seconds=self.lease.attempt_seconds
         )
         self.lease.hear(renewed.lease_seconds, from_renewal=True)
         return renewed

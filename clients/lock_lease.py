@@ -39,10 +39,15 @@ class LockLease:
 
     @property
     def renew_seconds(self) -> float:
-        """How long after one renewal the next is sent, and after which an attempt is given up: so three may
-        fail within a lease. Of a long lease it is less than a quarter: a renewal also tells what others wait
-        for, and a server that is started with a shorter lease keeps what it finds for LOCK_LEASE_SECONDS."""
-        return max(RENEW_SECONDS_MIN, min(self.seconds, LOCK_LEASE_SECONDS) / 4)
+        """How long after one renewal the next is sent: a third of the lease. Of a long lease it is less: a
+        renewal also tells what others wait for, and a server that is started with a shorter lease keeps what
+        it finds for LOCK_LEASE_SECONDS."""
+        return max(RENEW_SECONDS_MIN, min(self.seconds, LOCK_LEASE_SECONDS) / 3)
+
+    @property
+    def attempt_seconds(self) -> float:
+        """After which a renewal is given up: before the next is due, so that two fit into a lease."""
+        return self.renew_seconds * 3 / 4
 
     def renewal_is_sent(self) -> None:
         """To be called before."""

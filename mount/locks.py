@@ -1,6 +1,6 @@
 """The write locks of this mount: taken, renewed, given back.
 
-One thread renews all of them, four times a lease (clients.lock_lease); one gives back, in batches; one
+One thread renews all of them, three times a lease (clients.lock_lease); one gives back, in batches; one
 keeps a small stock of inode numbers that nobody else knows and that are locked already, so that creating
 a file needs no round trip to the lock server. None of these threads ever waits for a lock.
 
