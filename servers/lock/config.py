@@ -15,7 +15,7 @@ class LockConfig:
     keys: ServiceKeys
     database: str
     lease_seconds: float = LOCK_LEASE_SECONDS
-    """How long a lock or range is kept without a renewal. Clients are told, and renew three times as often."""
+    """How long a lock or range is kept without a renewal. Clients are told, and renew three times in it."""
     place_seconds: float = 5.0
     """How long a waiter that is not asking at the moment keeps its place in a queue."""
     order_seconds: float = 10.0
