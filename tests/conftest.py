@@ -19,7 +19,7 @@ settings.load_profile("dfs")
 
 LONG = (
     "test_mount_recovery",
-    "test_stack_faults",
+    "stack/test_faults",
     "test_mount_worker",
     "test_takeover",
     "test_never_stale",
@@ -31,7 +31,7 @@ LONG = (
     "test_on_the_wire",
     "test_examples",
     "test_cli",
-    "test_stack",
+    "stack/",
     "test_bad_messages",
     "test_program_locks",
     "test_passthrough_modes",
