@@ -101,6 +101,13 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture(scope="module")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A realm in this process for those tests of a module that break nothing in it."""
+    with Stack(tmp_path_factory.mktemp("shared")) as stack:
+        yield stack
+
+
 @pytest.fixture(scope="session")
 def shared_realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRealm]:
     """A realm for tests that break nothing in it; its admin is logged in as ``admin``. Each test uses users

@@ -1,6 +1,4 @@
-"""A realm in this process that the tests of a module share, with two clients in it."""
-
-from collections.abc import Iterator
+"""Two clients in a realm that the tests of a module share."""
 
 import pytest
 
@@ -8,16 +6,9 @@ from tests.support.stack import Client, Stack
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A realm for tests that break nothing in it."""
-    with Stack(tmp_path_factory.mktemp("shared")) as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def pair(shared: Stack) -> tuple[Client, Client]:
-    """Two clients of the same user in it."""
-    return shared.client(lock_wait_seconds=0.2), shared.client(lock_wait_seconds=0.2)
+def pair(shared_stack: Stack) -> tuple[Client, Client]:
+    """They are of the same user."""
+    return shared_stack.client(lock_wait_seconds=0.2), shared_stack.client(lock_wait_seconds=0.2)
 
 
 @pytest.fixture

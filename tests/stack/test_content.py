@@ -100,7 +100,7 @@ def test_truncation_by_opening_for_reading(pair: tuple[Client, Client], place: s
     assert one.read(f"{place}/file") == b"not locked any more"
 
 
-def test_holes_are_zeros_and_cost_nothing(shared: Stack, pair: tuple[Client, Client], place: str) -> None:
+def test_holes_are_zeros_and_cost_nothing(pair: tuple[Client, Client], place: str) -> None:
     one, two = pair
     with one.opened(f"{place}/file", MAKE) as handle:
         one.vfs.write(handle, 3 * BORDER + 7, b"end")

@@ -25,12 +25,6 @@ from wire.messages.directory import ROOT_INO, Attr, Mutated
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    with Stack(tmp_path / "stack") as made:
-        yield made
-
-
-@pytest.fixture
 def pair(stack: Stack) -> tuple[Client, Client]:
     return stack.client(promised=True), stack.client(promised=True)
 
