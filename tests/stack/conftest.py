@@ -1,4 +1,4 @@
-"""Two clients in a realm that the tests of a module share."""
+"""Two clients: in a realm that the tests of a module share, and in a realm of a test's own."""
 
 import pytest
 
@@ -17,3 +17,9 @@ def place(pair: tuple[Client, Client], request: pytest.FixtureRequest) -> str:
     path = f"/{request.node.name}"
     pair[0].mkdir(path)
     return path
+
+
+@pytest.fixture
+def leased(stack: Stack) -> tuple[Client, Client]:
+    """They believe what they are promised."""
+    return stack.client(promised=True), stack.client(promised=True)
