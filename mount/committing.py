@@ -3,16 +3,11 @@
 The order is always: chunks to the file servers, the commit's id to the client's disk, the commit to
 the directory, only then the lock is given back. A commit whose outcome is unknown is sent again as
 it was; the directory knows its id and answers what it answered the first time.
-
-What could not be written back when the last handle was closed is tried again in the background until
-it succeeds; meanwhile the lock is kept and the dirty copy stays on disk, where the next mount finds it.
 """
 
 import errno
 import logging
 import os
-import threading
-from collections.abc import Callable
 
 import msgspec
 
@@ -31,7 +26,6 @@ from wire.permissions import is_owner
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0)
 COMMIT_ATTEMPTS = 4
 REGAIN_SECONDS = 5.0
 """How long a lost lock is asked for again before the content becomes a conflict copy."""
@@ -41,38 +35,12 @@ SHARED_WAIT_SECONDS = 30.0
 
 
 class Committer:
-    """Write-back of a mount's nodes. ``on_saved_late`` hears of nodes given to ``retry_later`` that have
-    nothing dirty any more."""
+    """Write-back of a mount's nodes."""
 
-    def __init__(
-        self,
-        proxy: Proxy,
-        reader: Reader,
-        on_saved_late: Callable[[Node], None],
-    ) -> None:
+    def __init__(self, proxy: Proxy, reader: Reader) -> None:
         self._proxy = proxy
         self._reader = reader
-        self._on_saved_late = on_saved_late
         self.uploads = Uploads(proxy)
-        self._unsaved: list[Node] = []
-        self._guard = threading.Condition()
-        self._stopping = False
-        self._retries = threading.Thread(target=self._retry_loop, name="write-back", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread of later attempts, and the one of early uploads."""
-        self._retries.start()
-        self.uploads.start()
-
-    def close(self) -> None:
-        """Ends the threads; what is unsaved stays dirty on disk."""
-        self.uploads.close()
-        with self._guard:
-            self._stopping = True
-            self._guard.notify_all()
-        self._retries.join()
-
-    # Commits
 
     def commit(self, node: Node) -> None:
         """Makes what is dirty now a version. Raises what stood in the way; it stays dirty then, on disk,
@@ -313,57 +281,3 @@ class Committer:
                 node.move_to(attr)
         log.warning("inode %d: %s", node.ino, error.detail)
         raise error
-
-    # Later attempts
-
-    def retry_later(self, node: Node) -> None:
-        """For a node that nobody has open any more and that could not be committed. It must stay pinned."""
-        with self._guard:
-            self._unsaved.append(node)
-            self._guard.notify_all()
-
-    def unsaved(self) -> list[Node]:
-        """What waits for a later attempt."""
-        with self._guard:
-            return list(self._unsaved)
-
-    def _retry_loop(self) -> None:
-        attempt = 0
-        while True:
-            with self._guard:
-                self._guard.wait_for(lambda: self._unsaved or self._stopping)
-                self._guard.wait_for(
-                    lambda: self._stopping, RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-                )
-                if self._stopping:
-                    return
-                nodes = list(self._unsaved)
-            saved = [node for node in nodes if self._try_again(node)]
-            with self._guard:
-                for node in saved:  # one for each: another failure may have been added meanwhile
-                    self._unsaved.remove(node)
-                attempt = 0 if saved or not self._unsaved else attempt + 1
-            for node in saved:
-                self._on_saved_late(node)
-
-    def _try_again(self, node: Node) -> bool:
-        if node.attr.nlink == 0:
-            self._give_up(node)
-            return True
-        try:
-            self.commit(node)
-        except Conflict:
-            return True
-        except OSError as error:
-            log.info("inode %d is still not written back: %s", node.ino, error)
-            return False
-        except Exception:
-            log.exception("inode %d is still not written back", node.ino)
-            return False
-        return True
-
-    @staticmethod
-    def _give_up(node: Node) -> None:
-        """The file was removed while its content could not be written back: nobody will miss it."""
-        with node.committing, node.guard:
-            node.discard()

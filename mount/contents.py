@@ -44,11 +44,10 @@ def _cut_through(offset: int, size: int, file_size: int) -> list[int]:
 class Contents(Tree):
     """A tree whose open files can be read and written."""
 
-    def __init__(self, proxy: Proxy, copies: CopyStore, on_saved_late: Callable[[Node], None]) -> None:
-        """``on_saved_late`` is told of nodes that nobody had open any more and that are committed at last."""
+    def __init__(self, proxy: Proxy, copies: CopyStore) -> None:
         super().__init__(proxy, copies)
         self._reader = Reader(proxy)
-        self._committer = Committer(proxy, self._reader, on_saved_late)
+        self._committer = Committer(proxy, self._reader)
 
     def inode_of(self, number: int) -> int:
         """The inode of an open file."""

@@ -158,7 +158,7 @@ def _commit(proxy: Proxy, node: Node, pending: Pending) -> bool:
     """Commits under a lock of our own, if nobody has written meanwhile. Until the new commit is written down
     the old one is on disk: what a failure or a kill leaves is still known to have been begun."""
     reader = Reader(proxy)
-    committer = Committer(proxy, reader, on_saved_late=lambda _: None)
+    committer = Committer(proxy, reader)
     try:
         lock = _lock_of_the_dead(proxy, node.ino)
     except Busy:

@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from mount.committing import Committer
+from mount.later_commits import LaterCommits
 from mount.node_table import NodeTable
 from mount.nodes import Node
 from mount.proxy import Proxy
@@ -32,7 +32,7 @@ Handles = list[tuple[int, OpenFile]]
 """Slots and what is in them."""
 
 
-def take_over(proxy: Proxy, table: NodeTable, committer: Committer) -> None:
+def take_over(proxy: Proxy, table: NodeTable, later: LaterCommits) -> None:
     """Opens again what the slate names, before anything else is opened. Raises Unavailable if a service is
     away: then nothing is changed on the slate, and the next worker may try."""
     handles_of: dict[int, Handles] = defaultdict(list)
@@ -52,7 +52,7 @@ def take_over(proxy: Proxy, table: NodeTable, committer: Committer) -> None:
             node.written_at = time.time_ns()
             if not node.writers:
                 table.pin(node.attr)
-                committer.retry_later(node)
+                later.add(node)
     table.forget_attributes_left()
     if handles_of:
         log.info("%d open files of the worker before are open again", len(handles_of))

@@ -60,8 +60,9 @@ class Vfs(Locking):
     def start(self) -> None:
         """Opens again what an earlier worker had open (mount.takeover), and starts the background write-back.
         Raises Unavailable if a service that must be asked is away."""
-        take_over(self._proxy, self._table, self._committer)
-        self._committer.start()
+        take_over(self._proxy, self._table, self._later)
+        self._later.start()
+        self._committer.uploads.start()
         self._completer.start()
         self.resting.start()
         self._yielder.start()
@@ -75,7 +76,8 @@ class Vfs(Locking):
         self.resting.close()
         self._completer.close()
         self.write_back_all()
-        self._committer.close()
+        self._committer.uploads.close()
+        self._later.close()
         for node in self._table.nodes():
             if node.copy.dirty:
                 log.warning("inode %d is not written back; the next mount will do it", node.ino)
@@ -208,7 +210,7 @@ class Vfs(Locking):
 
     def unsaved(self) -> list[int]:
         """Inodes with content that no commit has covered, those that recovery had to leave included."""
-        return sorted({*self._copies.dirty_inos(), *(node.ino for node in self._committer.unsaved())})
+        return sorted({*self._copies.dirty_inos(), *(node.ino for node in self._later.unsaved())})
 
     def write_back_all(self) -> None:
         """Commits everything that is dirty. Errors stay with the handles; when a service is away that is the

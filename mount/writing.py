@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cache.copies import CopyStore
+from mount.later_commits import LaterCommits
 from mount.locks import WriteLock
 from mount.nodes import Node
 from mount.proxy import Proxy
@@ -35,7 +36,8 @@ class Writing(Ranges):
     for another mount's writer."""
 
     def __init__(self, proxy: Proxy, copies: CopyStore, lock_wait_seconds: float) -> None:
-        super().__init__(proxy, copies, self._on_saved_late)
+        super().__init__(proxy, copies)
+        self._later = LaterCommits(self._committer, self._on_saved_late)
         self._lock_wait_seconds = lock_wait_seconds
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
         proxy.on_lock_lost = self._on_lock_lost
@@ -174,11 +176,11 @@ class Writing(Ranges):
                 pass  # said and kept as a conflict copy
             except OSError as error:
                 log.warning("inode %d could not be written back, it is tried again: %s", node.ino, error)
-                self._committer.retry_later(node)
+                self._later.add(node)
                 return True
             except Exception:
                 log.exception("inode %d could not be written back, it is tried again", node.ino)
-                self._committer.retry_later(node)
+                self._later.add(node)
                 return True
             self._let_go(node)
             return False

@@ -19,7 +19,7 @@ settings.load_profile("dfs")
 
 LONG = (
     "test_mount_recovery",
-    "test_stack_faults",
+    "stack/test_faults",
     "test_mount_worker",
     "test_takeover",
     "test_never_stale",
@@ -31,7 +31,7 @@ LONG = (
     "test_on_the_wire",
     "test_examples",
     "test_cli",
-    "test_stack",
+    "stack/",
     "test_bad_messages",
     "test_program_locks",
     "test_passthrough_modes",
@@ -98,6 +98,13 @@ def realm(tmp_path: Path) -> Iterator[RealRealm]:
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """A realm in this process, of this test's own."""
     with Stack(tmp_path) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A realm in this process for those tests of a module that break nothing in it."""
+    with Stack(tmp_path_factory.mktemp("shared")) as stack:
         yield stack
 
 

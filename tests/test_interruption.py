@@ -23,25 +23,18 @@ _uniques = itertools.count(2, 2)
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A realm."""
-    with Stack(tmp_path_factory.mktemp("interruption")) as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def pair(shared: Stack) -> tuple[Client, Client]:
-    """Two clients in it that are ready to wait for long."""
-    return shared.client(lock_wait_seconds=60.0), shared.client(lock_wait_seconds=60.0)
+def pair(shared_stack: Stack) -> tuple[Client, Client]:
+    """Two clients that are ready to wait for long."""
+    return shared_stack.client(lock_wait_seconds=60.0), shared_stack.client(lock_wait_seconds=60.0)
 
 
 @pytest.fixture
-def stack(shared: Stack) -> Iterator[Stack]:
-    """The realm, without hooks and waiters of another test."""
-    assert not queue(shared)
-    yield shared
-    shared.wire.before.clear()
-    shared.wire.after.clear()
+def stack(shared_stack: Stack) -> Iterator[Stack]:
+    """Their realm, without hooks and waiters of another test."""
+    assert not queue(shared_stack)
+    yield shared_stack
+    shared_stack.wire.before.clear()
+    shared_stack.wire.after.clear()
 
 
 @pytest.fixture

@@ -35,16 +35,9 @@ operations = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A realm."""
-    with Stack(tmp_path_factory.mktemp("ranges")) as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def pair(stack: Stack) -> tuple[Client, Client]:
-    """Two clients of the same user in it."""
-    return stack.client(), stack.client()
+def pair(shared_stack: Stack) -> tuple[Client, Client]:
+    """Two clients of the same user."""
+    return shared_stack.client(), shared_stack.client()
 
 
 def fails(run: Callable[[], object]) -> str:
@@ -298,16 +291,16 @@ def test_an_error_after_the_first_piece_is_a_short_count(
         assert fails(lambda: one.vfs.copy_range(source, 0, target, 0, 10)) == "ENOSPC"
 
 
-def test_what_is_copied_chunk_by_chunk_is_not_stored_again(stack: Stack) -> None:
+def test_what_is_copied_chunk_by_chunk_is_not_stored_again(shared_stack: Stack) -> None:
     wire, puts = WatchedWire(), list[str]()
-    one = stack.client(wrap=wire.wrap)
+    one = shared_stack.client(wrap=wire.wrap)
     content = os.urandom(2 * CHUNK + 1000)
     one.write("/stored", content)
     wire.before = lambda method, url: puts.extend([url] if method == "PUT" else [])
     with one.opened("/stored", READ) as source, one.opened("/named", MAKE) as target:
         assert one.vfs.copy_range(source, 0, target, CHUNK, len(content)) == len(content)
     assert puts == []
-    assert stack.client().read("/named") == bytes(CHUNK) + content
+    assert shared_stack.client().read("/named") == bytes(CHUNK) + content
     with one.opened("/stored", READ) as source, one.opened("/named", WRITE) as target:
         one.vfs.copy_range(source, CHUNK, target, 0, CHUNK)
         one.vfs.write(target, 5, b"changed afterwards")
@@ -315,7 +308,7 @@ def test_what_is_copied_chunk_by_chunk_is_not_stored_again(stack: Stack) -> None
     assert len(puts) == 2
     expected = bytearray(content[CHUNK : 2 * CHUNK] + content)
     expected[5:23], expected[2 * CHUNK : 3 * CHUNK] = b"changed afterwards", content[1 : CHUNK + 1]
-    assert stack.client().read("/named") == expected
+    assert shared_stack.client().read("/named") == expected
 
 
 def test_holes_take_no_space_and_programs_see_that(pair: tuple[Client, Client]) -> None:

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -20,13 +19,6 @@ from tests.support.vfs import cut_at
 from wire.messages.common import Caller
 
 CREATE = os.O_RDWR | os.O_CREAT
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    """A realm."""
-    with Stack(tmp_path / "realm") as stack:
-        yield stack
 
 
 def restarted(stack: Stack, client: Client) -> Client:

@@ -28,5 +28,5 @@ def load(name: str) -> Serve:
     if name == NATIVE:
         from mount.bindings.native.serving import serve
     else:
-        from mount.bindings.fusepy import serve
+        from mount.bindings.fusepy.serving import serve
     return serve

@@ -9,9 +9,8 @@ from tests.support.stack import Stack
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+def kernel(shared_stack: Stack) -> Iterator[Kernel]:
     """One that has mounted a realm."""
-    with Stack(tmp_path_factory.mktemp("stack")) as stack:
-        found = Kernel(stack)
-        yield found
-        found.close()
+    found = Kernel(shared_stack)
+    yield found
+    found.close()

@@ -15,12 +15,11 @@ from wire.messages.directory import ROOT_INO
 
 
 @pytest.fixture(scope="module")
-def leased(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+def leased(shared_stack: Stack) -> Iterator[Kernel]:
     """A mount under a lease."""
-    with Stack(tmp_path_factory.mktemp("stack")) as stack:
-        found = Kernel(stack, promised=True)
-        yield found
-        found.close()
+    found = Kernel(shared_stack, promised=True)
+    yield found
+    found.close()
 
 
 def open_root(kernel: Kernel) -> int:

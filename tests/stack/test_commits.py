@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache.sparse import SparseFile
-from mount import committing
+from mount import later_commits
 from mount.nodes import Node
 from tests.support.stack import DIRECTORY, LOCK, Client, Stack
 from tests.support.times import wait_until
@@ -269,7 +269,7 @@ def test_a_commit_found_after_its_lock_was_lost(stack: Stack) -> None:
 def test_what_a_close_could_not_write_is_written_when_the_servers_are_back(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committing, "RETRY_SECONDS", (0.05,))
+    monkeypatch.setattr(later_commits, "RETRY_SECONDS", (0.05,))
     one, two = stack.client(deadline_seconds=GONE_SECONDS), stack.client()
     handle = one.open("/file", MAKE)
     one.vfs.write(handle, 0, b"content")
@@ -295,7 +295,7 @@ def test_fsync_covers_what_was_written_after_a_commit_that_timed_out(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit that is sent again first is not all there is to commit."""
-    monkeypatch.setattr(committing, "RETRY_SECONDS", (3600.0,))
+    monkeypatch.setattr(later_commits, "RETRY_SECONDS", (3600.0,))
     one, two = stack.client(deadline_seconds=GONE_SECONDS), stack.client()
     one.write("/other", b"so that it knows where chunks go")
     handle = one.open("/file", MAKE)

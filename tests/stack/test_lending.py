@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +20,6 @@ from tests.support.vfs import BASE, BOTH, lose_locks, raises
 from wire.errors import fail
 from wire.limits import CHUNK_BYTES
 from wire.messages.directory import ChunkAt
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    with Stack(tmp_path / "realm") as stack:
-        yield stack
 
 
 def node_of(client: Client, handle: int) -> Node:

@@ -19,8 +19,8 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from mount import interruption
-from mount.bindings.libfuse import mfusepy
-from mount.bindings.pages import Pages
+from mount.bindings.fusepy.libfuse import mfusepy
+from mount.bindings.fusepy.pages import Pages
 from mount.bindings.ranges import LAST_BYTE, kind_of, range_of, signed
 from mount.vfs import Vfs
 from wire.errors import fail

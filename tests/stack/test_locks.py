@@ -1,5 +1,6 @@
 """One writer a file: who waits is let in, and who loses the lock loses nothing else."""
 
+import errno
 import os
 import threading
 import time
@@ -8,16 +9,28 @@ import pytest
 from sqlalchemy import select, update
 
 from mount import locks
+from mount.vfs import Changes
 from servers.directory.collection import forget_holds
 from servers.directory.schema import holds
-from tests.support.stack import Stack
+from tests.support.stack import Client, Stack
 from tests.support.times import wait_until
-from tests.support.vfs import (
-    MAKE,
-    READ,
-    WRITE,
-    lose_locks,
-)
+from tests.support.vfs import MAKE, READ, WRITE, lose_locks, raises
+from wire.errors import Busy
+from wire.messages.directory import ROOT_INO
+
+
+def test_one_writer(pair: tuple[Client, Client], place: str) -> None:
+    one, two = pair
+    handle = one.open(f"{place}/file", MAKE)
+    with pytest.raises(Busy, match="alice"):
+        two.open(f"{place}/file", WRITE)
+    with raises(errno.EWOULDBLOCK):
+        two.open(f"{place}/file", WRITE | os.O_NONBLOCK)
+    with raises(errno.EBUSY):
+        two.set(f"{place}/file", Changes(size=1))
+    assert two.read(f"{place}/file") == b""
+    one.close_handle(handle)
+    two.write(f"{place}/file", b"now")
 
 
 def test_who_waits_is_let_in_when_the_other_closes(stack: Stack) -> None:
@@ -117,6 +130,17 @@ def test_numbers_that_were_not_used_for_long_are_given_back(
     wait_until(lambda: stack.lock_holders() and not before & set(stack.lock_holders()))
     one.write("/second", b"2")
     assert one.walk("/second").ino not in before
+
+
+def test_numbers_and_locks_of_files_that_could_not_be_made_are_used_again(
+    pair: tuple[Client, Client], place: str
+) -> None:
+    one, _ = pair
+    one.write(f"{place}/file", b"")
+    for _ in range(locks.STOCK + 5):
+        with raises(errno.EEXIST):
+            one.open(f"{place}/file", MAKE | os.O_EXCL)
+    assert one.walk(place).ino != ROOT_INO
 
 
 def test_who_waited_for_the_lock_when_it_was_ours_before_keeps_nobody_waiting(stack: Stack) -> None:

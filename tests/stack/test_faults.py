@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clients.session import Answer, Wire
-from mount import committing, recovery
+from mount import later_commits, recovery
 from mount.vfs import Changes
 from tests.support.stack import Client, Stack
 from tests.support.times import wait_until
@@ -195,7 +195,7 @@ def test_every_call_may_fail(
     loses_reply: bool,
     ending: Callable[[Stack, Client, Life], Client],
 ) -> None:
-    monkeypatch.setattr(committing, "RETRY_SECONDS", (0.02,))
+    monkeypatch.setattr(later_commits, "RETRY_SECONDS", (0.02,))
     # Here leases end at a word only: recovery would wait in vain for those of the dead.
     monkeypatch.setattr(recovery, "_lock_of_the_dead", lambda proxy, ino: proxy.write_locks.acquire(ino, 0.0))
     caplog.set_level(logging.ERROR)

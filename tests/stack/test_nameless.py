@@ -98,7 +98,7 @@ def test_whether_it_was_linked_is_not_known(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
     """Then it is not thrown away with its last handle: somebody may find it."""
-    monkeypatch.setattr("mount.committing.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("mount.later_commits.RETRY_SECONDS", (0.01,))
     one = stack.client(deadline_seconds=GONE_SECONDS)
     handle = nameless(one)
     one.vfs.write(handle, 0, b"content")

@@ -3,8 +3,6 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +19,8 @@ CAPABILITIES = b"security.capability"
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Client]:
-    with Stack(tmp_path) as stack:
-        yield stack.client(trusted=True)
+def mount(stack: Stack) -> Client:
+    return stack.client(trusted=True)
 
 
 def make(mount: Client, owner: Caller = ALICE) -> int:
@@ -112,45 +109,23 @@ def test_set_group_id_without_execution_stays_for_the_group(mount: Client) -> No
         assert mode(mount) == expected
 
 
-def test_who_may_only_write_writes_into_what_is_there(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        stack.client(trusted=True).write("/file", b"content", who=ALICE)
-        cold = stack.client(trusted=True)
-        cold.set("/file", Changes(mode=0o222), ALICE)
-        with raises(errno.EACCES):
-            cold.read("/file", who=BOB)
-        cold.write("/file", b"TENT", 3, who=BOB)
-        assert cold.read("/file", who=ROOT) == b"conTENT"
-
-
-def test_a_descriptor_reads_on_when_the_right_is_taken_away(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        first, cold = stack.client(trusted=True), stack.client(trusted=True)
-        first.write("/file", b"content", who=ALICE)
-        number = cold.vfs.open(cold.walk("/file").ino, os.O_RDONLY, BOB).number
-        first.set("/file", Changes(mode=0o600), ALICE)
-        assert cold.pread(number, 0, 7) == b"content"
-        cold.vfs.release(number)
-
-
-def test_the_kernel_says_when_bits_must_go(tmp_path: Path) -> None:
+def test_the_kernel_says_when_bits_must_go(stack: Stack) -> None:
     """Before a write by a process without CAP_FSETID: an empty SETATTR, or a flag of WRITE."""
-    with Stack(tmp_path) as stack:
-        kernel = Kernel(stack)
-        ino, number = kernel.create(b"file")
+    kernel = Kernel(stack)
+    ino, number = kernel.create(b"file")
 
-        def set_attr(valid: int) -> int:
-            fields = dict.fromkeys(protocol.SetattrIn._fields, 0) | {"valid": valid, "mode": 0o104777}
-            status, answer = kernel.ask(Opcode.SETATTR, protocol.SETATTR_IN.pack(*fields.values()), ino)
-            assert status == 0
-            return stat.S_IMODE(protocol.ATTR.read(answer, protocol.ATTR_OUT.size).mode)
+    def set_attr(valid: int) -> int:
+        fields = dict.fromkeys(protocol.SetattrIn._fields, 0) | {"valid": valid, "mode": 0o104777}
+        status, answer = kernel.ask(Opcode.SETATTR, protocol.SETATTR_IN.pack(*fields.values()), ino)
+        assert status == 0
+        return stat.S_IMODE(protocol.ATTR.read(answer, protocol.ATTR_OUT.size).mode)
 
-        assert set_attr(protocol.Fattr.MODE) == 0o4777
-        assert set_attr(0) == 0o777
-        assert set_attr(protocol.Fattr.MODE) == 0o4777
-        write = protocol.WRITE_IN.pack(number, 0, 1, protocol.WRITE_KILL_SUIDGID, 0, 0o2, 0) + b"x"
-        assert kernel.ask(Opcode.WRITE, write, ino)[0] == 0
-        node = kernel.the.vfs.handles()[0].node
-        assert stat.S_IMODE(node.attr.mode) == 0o777
-        kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
-        kernel.close()
+    assert set_attr(protocol.Fattr.MODE) == 0o4777
+    assert set_attr(0) == 0o777
+    assert set_attr(protocol.Fattr.MODE) == 0o4777
+    write = protocol.WRITE_IN.pack(number, 0, 1, protocol.WRITE_KILL_SUIDGID, 0, 0o2, 0) + b"x"
+    assert kernel.ask(Opcode.WRITE, write, ino)[0] == 0
+    node = kernel.the.vfs.handles()[0].node
+    assert stat.S_IMODE(node.attr.mode) == 0o777
+    kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino)
+    kernel.close()

@@ -3,8 +3,6 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,10 +21,9 @@ CONTENT = b"".join(bytes([number]) * CHUNK_BYTES for number in range(CHUNKS - 1)
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    with Stack(tmp_path / "realm") as stack:
-        stack.client().write("/file", CONTENT)
-        yield stack
+def stack(stack: Stack) -> Stack:
+    stack.client().write("/file", CONTENT)
+    return stack
 
 
 class Downloads:
