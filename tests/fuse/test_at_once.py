@@ -132,7 +132,7 @@ def test_nothing_is_answered_at_once_when_the_mount_stops(
 def test_what_fails_unforeseen_is_carried_out_and_fails_there(
     leased: Kernel, streams: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(_ino: int, _body: memoryview) -> bytes:
+    def fails(_unique: int, _ino: int, _body: memoryview) -> bytes:
         raise MemoryError
 
     with monkeypatch.context() as patched:

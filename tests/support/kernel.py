@@ -81,8 +81,10 @@ class Kernel:
         return protocol.ENTRY_OUT.read(answer).nodeid, opened.fh
 
     def close(self) -> None:
-        """The mount is gone."""
+        """The mount is gone. No thread may read from the descriptor any more: another one may get its number."""
         self._socket.close()
         self.loop.stop(5)
+        for _ in range(self.loop._threads):
+            self.loop.ended.get(timeout=60.0)
         self.the.passthrough.close()
         self.theirs.close()
