@@ -168,9 +168,10 @@ class MetadataCache:
         """To be asked instead of ``asked`` the next time, if all that was believed of these inodes then (and
         names in them) is true now, whether it is still remembered or not: nothing has been heard of them
         since. None if that is not known. Of use where what is believed is exact."""
-        now = self.ask()
-        if not now.mark or now.mark != asked.mark:
+        mark = self._lifetime.mark()
+        if not mark or mark != asked.mark:
             return None
+        now = Asked(self._heard.number, mark)  # in this order: a lease that goes on later says nothing of it
         if now.heard == asked.heard:
             return now
         with self._lock:

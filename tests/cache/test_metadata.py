@@ -1,5 +1,6 @@
 """What a mount believes: never anything older than what it has heard of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -31,6 +32,28 @@ def test_answers_are_believed_for_their_lifetime_from_the_question_on() -> None:
     assert cache.entry_seconds(1, b"name", 8) == 0.0
     now[0] = 2.0
     assert cache.get_attr(1) is None and cache.get_entry(1, b"name") is None
+
+
+class Lapsed(ForSeconds):
+    """A lease that may be over, and goes on with what is heard at any moment: here between two statements."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, lambda: 1.0)
+        self.goes_on: Callable[[], None] = lambda: None
+
+    def mark(self) -> float:
+        """The round."""
+        self.goes_on()
+        return super().mark()
+
+
+def test_what_is_heard_before_a_lease_goes_on_counts_for_who_looks_at_that_moment() -> None:
+    lease = Lapsed()
+    cache = MetadataCache(lease)
+    asked = cache.ask()
+    assert cache.unheard_since(asked, [1]) == asked
+    lease.goes_on = lambda: cache.doubt([1])
+    assert cache.unheard_since(asked, [1]) is None, "nobody has waited for us while the lease was over"
 
 
 def test_an_older_answer_replaces_nothing() -> None:

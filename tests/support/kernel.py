@@ -81,7 +81,7 @@ class Kernel:
         return protocol.ENTRY_OUT.read(answer).nodeid, opened.fh
 
     def close(self) -> None:
-        """The mount is gone. No thread may read from the descriptor any more: another one may get its number."""
+        """The mount is gone. No thread reads the descriptor any more: who comes next may get its number."""
         self._socket.close()
         self.loop.stop(5)
         for _ in range(self.loop._threads):
