@@ -108,9 +108,10 @@ class NodeTable:
         worker that dies before has its close done anew."""
         return self._handles.pop(number)
 
-    def note(self, handle: Handle, record: OpenFile) -> None:
+    def note(self, handle: Handle, **what: int) -> None:
         """Writes down what is so of a handle from now on, unless it is hidden or forgotten by now."""
         with self._noting:
+            record = msgspec.structs.replace(handle.record, **what)
             if handle.is_noted:
                 self._slate.handles.put(handle.slot, record)
             handle.record = record
@@ -156,13 +157,13 @@ class NodeTable:
     def _note_outrun(self, node: Node) -> None:
         for handle in list(self._handles.values()):
             if handle.node is node and handle.is_writer:
-                self.note(handle, msgspec.structs.replace(handle.record, opened_by=0, outrun=True))
+                self.note(handle, opened_by=0, outrun=True)
 
     def note_shared(self, node: Node) -> None:
         """Writes down, for the next worker, that programs lock the file for themselves."""
         for handle in list(self._handles.values()):
             if handle.node is node:
-                self.note(handle, msgspec.structs.replace(handle.record, is_shared=True))
+                self.note(handle, is_shared=True)
 
     def attributes_left(self, ino: int) -> PendingAttrs:
         """What an earlier worker has written down of an inode, and no commit has made true."""

@@ -10,8 +10,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from cache.copies import CopyStore
 from mount.feed import Believer
 from mount.locking import Locking
@@ -203,10 +201,8 @@ class Vfs(Locking):
             file_number,
             is_aside,
         ):
-            record = msgspec.structs.replace(
-                was, served=served, backing=backing, file_number=file_number, is_aside=is_aside
-            )
-            self._table.note(handle, record)
+            what = {"served": served, "backing": backing, "file_number": file_number, "is_aside": is_aside}
+            self._table.note(handle, **what)
 
     def unsaved(self) -> list[int]:
         """Inodes with content that no commit has covered, those that recovery had to leave included."""

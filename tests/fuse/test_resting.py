@@ -348,3 +348,21 @@ def test_a_worker_that_dies_leaves_what_is_open(stack: Stack, ino: int, is_open:
     finally:
         second.close()
         first.close()
+
+
+def test_what_is_written_down_of_it_while_it_wakes_undoes_nothing(
+    leased: Kernel, ino: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = laid(leased, ino)
+    handle, table = leased.the.vfs._handle(number), leased.the.vfs._table
+    note = table.note
+
+    def late(noting: Handle, **what: bool) -> None:
+        assert leased.the.vfs.resting.wake(handle, unique=77)
+        note(noting, **what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(table, "note", late)
+        table.note_shared(handle.node)
+    assert noted(leased) == {number: 77}
+    shut(leased, ino, number)
