@@ -336,7 +336,8 @@ class Handle:
     way: Way | None = None
     """By which he had opened it before who has opened it; None if he had not."""
     is_noted: bool = True
-    """The next worker knows of it. Under ``NodeTable._noting``, as ``record``."""
+    """The next worker knows of it, and the kernel; else it rests, or is closed. Under ``NodeTable._noting``,
+    as ``record``."""
 
     @property
     def readable(self) -> bool:

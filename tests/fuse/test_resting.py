@@ -366,3 +366,36 @@ def test_what_is_written_down_of_it_while_it_wakes_undoes_nothing(
         table.note_shared(handle.node)
     assert noted(leased) == {number: 77}
     shut(leased, ino, number)
+
+
+def test_for_the_kernel_what_rests_is_not_open(leased: Kernel, ino: int) -> None:
+    """It forgets the inode, hears of it again, and opens it, while what has rested is being closed."""
+    number, resting = laid(leased, ino), leased.the.vfs.resting
+    assert not leased.the.inodes.is_open(ino)
+    leased.ask(Opcode.FORGET, protocol.FORGET_IN.pack(100), ino)
+    leased.ask(Opcode.LOOKUP, NAME + b"\0")
+    handle, _ = resting._rests.pop(ino)
+    other = opened(leased, ino, READ | os.O_NOATIME)
+    assert handle.number == number != other
+    resting.close_handle(handle)
+    assert leased.the.inodes.is_open(ino), "the other one is"
+    shut(leased, ino, other)
+    assert not leased.the.inodes.is_open(ino)
+
+
+def test_who_finds_that_it_has_just_ended_opens_it_once(
+    leased: Kernel, ino: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid(leased, ino)
+    resting = leased.the.vfs.resting
+    wake = resting.wake
+
+    def late(handle: Handle, unique: int) -> bool:
+        resting.end_all()
+        return wake(handle, unique)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resting, "wake", late)
+        shut(leased, ino, opened(leased, ino))
+    resting.end_all()
+    assert not leased.the.inodes.is_open(ino)

@@ -69,7 +69,8 @@ class Context:
         """Ends an open file. The end of one that only reads commits nothing, so its pages are known for what
         they are before it: who opens the file anew at this moment, and finds another node, may keep them."""
         if not handle.is_writer:
-            self.inodes.closed(handle.node)
+            if handle.is_noted:  # else it rests, and is closed for the kernel
+                self.inodes.closed(handle.node)
             self.vfs.release(handle.number)
             return
         try:

@@ -58,10 +58,12 @@ class Files:
 
     def open_at_once(self, unique: int, ino: int, body: memoryview) -> bytes | None:
         """As ``open``, of a file whose last reader's handle rests (mount.resting)."""
-        handle = self._the.vfs.resting_handle(ino, protocol.OPEN_IN.read(body).flags)
-        if handle is None or not self._the.inodes.keeps(handle.node):
+        the = self._the
+        handle = the.vfs.resting_handle(ino, protocol.OPEN_IN.read(body).flags)
+        if handle is None or not the.inodes.wakes(handle.node):
             return None
-        if not self._the.vfs.resting.wake(handle, unique):
+        if not the.vfs.resting.wake(handle, unique):
+            the.inodes.rests(ino)
             return None
         return protocol.OPEN_OUT.pack(handle.number, KEEP_CACHE | NOFLUSH, 0)
 
@@ -249,7 +251,10 @@ class Files:
         the, handle = self._the, self._open.get(protocol.RELEASE_IN.read(body).fh)
         if handle is None or handle.way is None or the.is_trusted or handle.record.served != PAGED:
             return None
-        return DONE if the.vfs.may_rest(handle) and the.vfs.resting.lay(handle) else None
+        if not the.vfs.may_rest(handle) or not the.vfs.resting.lay(handle):
+            return None
+        the.inodes.rests(handle.node.ino)
+        return DONE
 
     def release(self, request: Request) -> Answer:
         """Nobody has the open file any more."""

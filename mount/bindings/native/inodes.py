@@ -283,14 +283,23 @@ class Inodes:
                     record.pages, record.moves = version, moves
         return done
 
-    def keeps(self, node: Node) -> bool:
-        """As ``opened``, of a file that is open already: whether there is nothing to drop."""
+    def rests(self, ino: int) -> None:
+        """The kernel has let go of an open file that may be opened again as it is (mount.resting): what is
+        said of the pages stays true of its node."""
+        with self._guard:
+            record = self._records.get(ino)
+            if record is not None:
+                record.open -= 1
+
+    def wakes(self, node: Node) -> bool:
+        """As ``opened``, of a file that rests. False, and it is not opened, if there is anything to drop."""
         version, moves = node.shown
         with self._guard:
             record = self._records.get(node.ino)
-            if record is None or not record.open:
+            if record is None or record.moves != moves or not record.pages == version == record.told:
                 return False
-            return record.pages == version == record.told and record.moves == moves
+            record.open += 1
+            return True
 
     def is_open(self, ino: int) -> bool:
         """Whether any file of the inode is open, or mapped still."""
