@@ -179,10 +179,6 @@ class Names:
         """The attributes of an inode, if they are believed."""
         return self._cache.get_attr(ino)
 
-    def believed_ino(self, parent: int, name: bytes) -> int:
-        """The inode of a name in a directory, if it is believed; else, or if there is none, 0."""
-        return self._cache.get_entry(parent, name) or 0
-
     def believed_child(self, parent: int, name: bytes) -> Attr | None:
         """The attributes of a name in a directory, if both are believed."""
         ino = self._cache.get_entry(parent, name)

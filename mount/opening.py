@@ -182,10 +182,17 @@ class Opening(Writing):
             return None
         return handle if handle.way is not None and self._is_open_now(handle.way) else None
 
-    def _is_open(self, parent: int, name: bytes, who: Caller | None) -> bool:
-        """As above, of programs. What rests has its end: its name is about to go."""
-        self.resting.end(self._names.believed_ino(parent, name))
-        return super()._is_open(parent, name, who)
+    def _has_open(self, ino: int) -> bool:
+        """As above, of programs. What rests has its end: its last name is about to go."""
+        self.resting.end(ino)
+        return super()._has_open(ino)
+
+    def _shown(self, attr: Attr) -> Attr:
+        """As above. What rests keeps nobody from being shown another version."""
+        handle = self.resting.peek(attr.ino)
+        if handle is not None and handle.node.copy.version != attr.version:
+            self.resting.end(attr.ino)
+        return super()._shown(attr)
 
     def _open_from(
         self,

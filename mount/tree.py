@@ -202,9 +202,12 @@ class Tree:
     def _is_open(self, parent: int, name: bytes, who: Caller | None) -> bool:
         try:
             attr = self._names.child(parent, name, who)
-            return attr.nlink == 1 and self._table.peek(attr.ino) is not None
+            return attr.nlink == 1 and self._has_open(attr.ino)
         except OSError:
             return False  # the change itself will say what is wrong
+
+    def _has_open(self, ino: int) -> bool:
+        return self._table.peek(ino) is not None
 
     def _forget(self, ino: int) -> None:
         if self._table.peek(ino) is None:

@@ -134,7 +134,7 @@ class Vfs(Locking):
 
     def _forget_left_calls(self) -> None:
         for ino in self.calls.forget_left():
-            if self._table.peek(ino) is None:
+            if not self._has_open(ino):
                 self._proxy.write_locks.release(ino)
 
     def fsync(self, number: int) -> int:

@@ -11,6 +11,8 @@ from mount.bindings.native import protocol
 from mount.bindings.native.files import KEEP_CACHE, NOFLUSH
 from mount.bindings.native.protocol import Opcode
 from mount.nodes import Handle, Node
+from mount.slate import Call
+from mount.tree import Changes
 from tests.support.kernel import Kernel
 from tests.support.stack import Stack
 from wire.messages.directory import ROOT_INO
@@ -222,6 +224,44 @@ def test_what_is_heard_of_other_files_does_not_matter(leased: Kernel, stack: Sta
     assert leased.the.vfs._names.ask().heard > before
     assert opened(leased, ino) == number
     shut(leased, ino, number)
+
+
+def test_what_rests_hides_no_attributes_of_what_another_mount_has_written(
+    leased: Kernel, stack: Stack, ino: int
+) -> None:
+    """As large as before, but no hole any more: nothing but the room that it takes tells the kernel."""
+    assert blocks(leased, ino) > 0
+    other = stack.client()
+    other.set("/file", Changes(size=0))
+    other.set("/file", Changes(size=7))
+    assert blocks(leased, ino) == 0
+    laid(leased, ino)
+    other.write("/file", b"content")
+    assert blocks(leased, ino) > 0
+
+
+def blocks(kernel: Kernel, ino: int) -> int:
+    """st_blocks."""
+    _, answer = kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0), ino)
+    return protocol.ATTR.read(answer, protocol.ATTR_OUT.size).blocks
+
+
+def test_what_a_call_has_left_is_let_go_of_though_the_file_rests(leased: Kernel, ino: int) -> None:
+    vfs = leased.the.vfs
+    locks = vfs._proxy.write_locks
+    locks.acquire(ino, 0.0)
+    vfs.calls._left[1] = vfs.slate.calls.take(Call(1, ino=ino)), Call(1, ino=ino)
+    laid(leased, ino)
+    vfs._forget_left_calls()
+    assert locks.held(ino) is None
+
+
+def test_a_name_that_is_not_known_here_is_one_that_goes(leased: Kernel, ino: int) -> None:
+    """It was looked up through another one."""
+    laid(leased, ino)
+    leased.the.vfs._names._cache.drop_entry(ROOT_INO, NAME)
+    assert leased.ask(Opcode.UNLINK, NAME + b"\0")[0] == 0
+    assert (rests(leased, ino), node(leased, ino)) == (False, None)
 
 
 def test_who_may_not_read_any_more_does_not(leased: Kernel, ino: int) -> None:
