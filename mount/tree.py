@@ -23,6 +23,7 @@ from wire.messages.directory import (
     Attr,
     Create,
     CreateNameless,
+    Drop,
     Entry,
     Link,
     Listing,
@@ -178,7 +179,7 @@ class Tree:
         is_open = self._is_open(parent, name, who)
         attr, _ = self._change(Unlink(parent, name, hold=is_open), who)
         if attr is not None and attr.nlink == 0:
-            self._forget(attr.ino)
+            self._forget(attr.ino, is_held=is_open)
 
     def rmdir(self, parent: int, name: bytes, who: Caller | None) -> None:
         """Removes an empty directory."""
@@ -193,7 +194,7 @@ class Tree:
         _, touched = self._change(Rename(parent, name, new_parent, new_name, flags, hold), who)
         for other in touched:
             if other.nlink == 0:
-                self._forget(other.ino)
+                self._forget(other.ino, is_held=hold)
 
     def readlink(self, ino: int, who: Caller | None) -> bytes:
         """Where a symlink points."""
@@ -209,12 +210,24 @@ class Tree:
     def _has_open(self, ino: int) -> bool:
         return self._table.peek(ino) is not None
 
-    def _forget(self, ino: int) -> None:
-        if self._table.peek(ino) is None:
-            try:
-                self._copies.drop(ino)
-            except ValueError:
-                log.warning("inode %d has content that was never committed; its copy is kept", ino)
+    def _forget(self, ino: int, *, is_held: bool) -> None:
+        """Of what has no name any more. If it is open, its last close does so; one that came while the name
+        was taken away did not know of it."""
+        if self._table.peek(ino) is not None:
+            return
+        try:
+            self._copies.drop(ino)
+        except ValueError:
+            log.warning("inode %d has content that was never committed; its copy is kept", ino)
+        if is_held:
+            self._let_go_of(ino)
+
+    def _let_go_of(self, ino: int) -> None:
+        """The directory need not hold an inode without a name any longer."""
+        try:
+            self._proxy.directory.mutate([Drop([ino])])
+        except OSError as error:
+            log.info("inode %d is left to the directory's own clearing: %s", ino, error)
 
     # Attributes
 

@@ -16,7 +16,7 @@ from mount.proxy import Proxy
 from mount.ranges import Ranges
 from wire.errors import Busy, Conflict, fail
 from wire.messages.common import Caller
-from wire.messages.directory import Attr, Drop, OpenWrite
+from wire.messages.directory import Attr, OpenWrite
 
 log = logging.getLogger(__name__)
 
@@ -193,13 +193,10 @@ class Writing(Ranges):
             self._proxy.write_locks.release(node.ino)
 
     def _unpin(self, node: Node) -> None:
-        nameless = node.attr.nlink == 0
-        if self._table.unpin(node) and nameless:
+        # Looked at afterwards: who takes its last name away meanwhile has found it open, or finds it closed.
+        if self._table.unpin(node) and node.attr.nlink == 0:
             self._copies.drop(node.ino, force=True)
-            try:
-                self._proxy.directory.mutate([Drop([node.ino])])
-            except OSError as error:
-                log.info("inode %d is left to the directory's own clearing: %s", node.ino, error)
+            self._let_go_of(node.ino)
 
     def _on_saved_late(self, node: Node) -> None:
         with node.gate:

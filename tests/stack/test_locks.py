@@ -117,6 +117,27 @@ def test_what_is_open_without_a_name_is_held_again_and_again(stack: Stack) -> No
         assert one.pread(handle, 0, 10) == b"content"
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_closed_while_it_loses_its_name_is_held_no_longer(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """Who takes the name away has found it open; who closes it has found that it has a name."""
+    one = stack.client()
+    one.write("/file", b"content")
+    handle = one.open("/file", os.O_RDONLY)
+    with monkeypatch.context() as patched:
+        if is_first:
+            has_open = one.vfs._has_open
+            patched.setattr(one.vfs, "_has_open", lambda ino: (has_open(ino), one.vfs.release(handle))[0])
+            one.unlink("/file")
+        else:
+            unpin = one.vfs._table.unpin
+            patched.setattr(one.vfs._table, "unpin", lambda node: (one.unlink("/file"), unpin(node))[1])
+            one.vfs.release(handle)
+    with stack.directory._database.read() as connection:
+        assert connection.scalars(select(holds.c.ino)).all() == []
+
+
 def test_numbers_that_were_not_used_for_long_are_given_back(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
