@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from mount import locks
+from mount.nodes import Node
 from mount.vfs import Changes
 from servers.directory.collection import forget_holds
 from servers.directory.schema import holds
@@ -125,14 +126,23 @@ def test_what_is_closed_while_it_loses_its_name_is_held_no_longer(
     one = stack.client()
     one.write("/file", b"content")
     handle = one.open("/file", os.O_RDONLY)
+    has_open, unpin = one.vfs._has_open, one.vfs._table.unpin
+
+    def closed_next(ino: int) -> bool:
+        found = has_open(ino)
+        one.vfs.release(handle)
+        return found
+
+    def unlinked_before(node: Node) -> bool:
+        one.unlink("/file")
+        return unpin(node)
+
     with monkeypatch.context() as patched:
         if is_first:
-            has_open = one.vfs._has_open
-            patched.setattr(one.vfs, "_has_open", lambda ino: (has_open(ino), one.vfs.release(handle))[0])
+            patched.setattr(one.vfs, "_has_open", closed_next)
             one.unlink("/file")
         else:
-            unpin = one.vfs._table.unpin
-            patched.setattr(one.vfs._table, "unpin", lambda node: (one.unlink("/file"), unpin(node))[1])
+            patched.setattr(one.vfs._table, "unpin", unlinked_before)
             one.vfs.release(handle)
     with stack.directory._database.read() as connection:
         assert connection.scalars(select(holds.c.ino)).all() == []
