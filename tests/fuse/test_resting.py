@@ -15,6 +15,7 @@ from mount.slate import Call
 from mount.tree import Changes
 from tests.support.kernel import Kernel
 from tests.support.stack import Stack
+from tests.support.times import wait_until
 from wire.messages.directory import ROOT_INO
 
 READ = 0o100000
@@ -414,9 +415,10 @@ def test_for_the_kernel_what_rests_is_not_open(leased: Kernel, ino: int) -> None
     assert not leased.the.inodes.is_open(ino)
     leased.ask(Opcode.FORGET, protocol.FORGET_IN.pack(100), ino)
     leased.ask(Opcode.LOOKUP, NAME + b"\0")
-    handle, _ = resting._rests.pop(ino)
+    handle = leased.the.vfs._handle(number)
+    resting._take(ino)
     other = opened(leased, ino, READ | os.O_NOATIME)
-    assert handle.number == number != other
+    assert number != other
     resting.close_handle(handle)
     assert leased.the.inodes.is_open(ino), "the other one is"
     shut(leased, ino, other)
@@ -439,3 +441,65 @@ def test_who_finds_that_it_has_just_ended_opens_it_once(
         shut(leased, ino, opened(leased, ino))
     resting.end_all()
     assert not leased.the.inodes.is_open(ino)
+
+
+def test_what_is_awake_is_written_down_as_anything_that_is_open(leased: Kernel, ino: int) -> None:
+    number = laid(leased, ino)
+    assert opened(leased, ino) == number
+    leased.the.vfs.give_way(ino)
+    assert [file.is_shared for _, file in leased.the.vfs.slate.handles.items()] == [True]
+    handle = leased.the.vfs._handle(number)
+    shut(leased, ino, number)
+    leased.the.vfs._table.note(handle, outrun=True)
+    assert noted(leased) == {}
+
+
+def test_what_rests_is_not_laid_to_rest_once_more(leased: Kernel, ino: int) -> None:
+    assert not leased.the.vfs.resting.lay(leased.the.vfs._handle(laid(leased, ino)))
+
+
+def test_who_ends_a_rest_is_not_told_of_what_went_wrong(
+    leased: Kernel, ino: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    laid(leased, ino)
+    resting = leased.the.vfs.resting
+    close_handle = resting.close_handle
+
+    def fails(handle: Handle) -> None:
+        close_handle(handle)
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resting, "close_handle", fails)
+        shut(leased, ino, opened(leased, ino, READ | os.O_NOATIME))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    caplog.clear()
+
+
+def test_a_thread_ends_what_nobody_wants(stack: Stack, ino: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("mount.resting.REST_SECONDS", 0.05)
+        kernel = Kernel(stack, promised=True)
+        assert kernel.ask(Opcode.LOOKUP, NAME + b"\0")[0] == 0
+        for _ in range(3):
+            shut(kernel, ino, opened(kernel, ino))
+        wait_until(lambda: not kernel.the.vfs.handles())
+        kernel.close()
+
+
+def test_at_the_end_nothing_rests_nor_is_laid_to_rest(stack: Stack, ino: int) -> None:
+    kernel = Kernel(stack, promised=True)
+    assert kernel.ask(Opcode.LOOKUP, NAME + b"\0")[0] == 0
+    laid(kernel, ino)
+    number = opened(kernel, ino, READ)
+    other = make(kernel, b"other", b"")
+    laid(kernel, other)
+    vfs = kernel.the.vfs
+    handle = vfs._handle(number)
+    vfs.resting.close()
+    assert vfs.handles() == [handle]
+    assert not vfs.resting.lay(handle)
+    shut(kernel, ino, number)
+    assert vfs.handles() == []
+    kernel.ask(Opcode.UNLINK, b"other\0")
+    kernel.close()
