@@ -6,10 +6,11 @@ that. Programs open the same small files again and again only to read them. So w
 was. It wakes as another open file, under the same number.
 
 To all others here it is a file that some program has open for reading. That is never wrong, but it has a
-price: local copies of open files stay, and their last name is taken away differently. So a rest ends when its
-file is opened in any other way, or loses a name here; when copies are to go; and when nobody has wanted it
-for a while. When all places are taken they stay taken: who reads through more files than that, one after the
-other, again and again, finds some of them resting rather than none.
+price: local copies of open files stay, stat(2) tells of the version that is open, and a last name is taken
+away differently. So a rest ends when its file is opened in any other way, is found to have another version,
+or loses its last name here; when copies are to go; and when nobody has wanted it for a while. When all places
+are taken they stay taken: who reads through more files than that, one after the other, again and again, finds
+some of them resting rather than none.
 
 **One number, several open files.** A call that was not answered comes once more if the worker dies, and the
 number in it must still mean what it did. So who lays to rest or wakes has the turn to read
@@ -39,15 +40,15 @@ REST_SECONDS = 30.0
 
 
 class _Rest(NamedTuple):
-    """``since`` on the monotonic clock; ``size`` of the file then."""
+    """``since`` on the monotonic clock; the ``room`` that is kept for the copy, in bytes."""
 
     handle: Handle
     since: float
-    size: int
+    room: int
 
 
 class Resting:
-    """The handles that rest, one of an inode, ``places`` at most, of files of ``bytes_max`` together;
+    """The handles that rest, one of an inode, ``places`` at most, with copies of ``bytes_max`` together;
     thread-safe. ``close_handle`` closes one for good. ``start`` before use, ``close`` afterwards."""
 
     def __init__(
@@ -76,13 +77,14 @@ class Resting:
 
     def lay(self, handle: Handle) -> bool:
         """Instead of a close, for who has the turn. False if there is no place."""
-        ino, size = handle.node.ino, handle.node.copy.size
+        ino, copy = handle.node.ino, handle.node.copy
+        room = max(copy.size, copy.allocated)  # a file of one byte takes a block
         with self._guard:
-            if ino in self._rests or len(self._rests) >= self._places or size > self._bytes_left:
+            if ino in self._rests or len(self._rests) >= self._places or room > self._bytes_left:
                 return False
             self._table.hide(handle)
-            self._rests[ino] = _Rest(handle, time.monotonic(), size)
-            self._bytes_left -= size
+            self._rests[ino] = _Rest(handle, time.monotonic(), room)
+            self._bytes_left -= room
             return True
 
     def peek(self, ino: int) -> Handle | None:
@@ -127,7 +129,7 @@ class Resting:
 
     def _take(self, ino: int) -> None:
         """Under guard: it rests no more."""
-        self._bytes_left += self._rests.pop(ino).size
+        self._bytes_left += self._rests.pop(ino).room
 
     def _run(self) -> None:
         while not self._stopping.wait(REST_SECONDS):

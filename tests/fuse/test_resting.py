@@ -310,6 +310,13 @@ def has_no_room(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> 
     patched.setattr(kernel.the.vfs.resting, "_bytes_left", handle.node.copy.size - 1)
 
 
+def has_no_block(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
+    """Small files have more room on the disk than their size says."""
+    room = handle.node.copy.allocated
+    assert room > handle.node.copy.size
+    patched.setattr(kernel.the.vfs.resting, "_bytes_left", room - 1)
+
+
 def is_trusted(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) -> None:
     """Callers differ."""
     patched.setattr(kernel.the, "is_trusted", True)
@@ -333,6 +340,7 @@ def is_all_noted(kernel: Kernel, handle: Handle, patched: pytest.MonkeyPatch) ->
         is_served_otherwise,
         has_no_place,
         has_no_room,
+        has_no_block,
         is_trusted,
         has_heard,
         is_all_noted,
