@@ -511,3 +511,14 @@ def test_at_the_end_nothing_rests_nor_is_laid_to_rest(stack: Stack, ino: int) ->
     assert vfs.handles() == []
     kernel.ask(Opcode.UNLINK, b"other\0")
     kernel.close()
+
+
+def test_what_rests_has_its_place_on_the_slate(leased: Kernel, ino: int) -> None:
+    other = make(leased, b"other", b"")
+    number = laid(leased, ino)
+    beside = opened(leased, other)
+    assert opened(leased, ino) == number
+    assert noted(leased).keys() == {number, beside}
+    for which, what in ((ino, number), (other, beside)):
+        shut(leased, which, what)
+    leased.ask(Opcode.UNLINK, b"other\0")
