@@ -34,21 +34,32 @@ def test_answers_are_believed_for_their_lifetime_from_the_question_on() -> None:
     assert cache.get_attr(1) is None and cache.get_entry(1, b"name") is None
 
 
-class Lapsed(ForSeconds):
-    """A lease that may be over, and goes on with what is heard at any moment: here between two statements."""
+class Rounds(ForSeconds):
+    """A lease whose rounds the test decides. It may go on with what is heard at any moment."""
 
     def __init__(self) -> None:
-        super().__init__(1.0, lambda: 1.0)
+        super().__init__(1.0)
+        self.round = 1.0
         self.goes_on: Callable[[], None] = lambda: None
 
     def mark(self) -> float:
         """The round."""
         self.goes_on()
-        return super().mark()
+        return self.round
+
+
+def test_what_nothing_was_heard_of_is_true_in_the_same_round_of_a_lease_only() -> None:
+    lease = Rounds()
+    cache = MetadataCache(lease)
+    asked = cache.ask()
+    for lease.round, is_known in ((1.0, True), (0.0, False), (2.0, False), (1.0, True)):
+        assert (cache.unheard_since(asked, [1]) == asked) is is_known
+    lease.round = 0.0
+    assert cache.unheard_since(cache.ask(), [1]) is None, "it was asked for without a lease"
 
 
 def test_what_is_heard_before_a_lease_goes_on_counts_for_who_looks_at_that_moment() -> None:
-    lease = Lapsed()
+    lease = Rounds()
     cache = MetadataCache(lease)
     asked = cache.ask()
     assert cache.unheard_since(asked, [1]) == asked

@@ -289,7 +289,7 @@ class Inodes:
         with self._guard:
             record = self._records.get(ino)
             if record is not None:
-                record.open -= 1
+                record.open = max(0, record.open - 1)
 
     def wakes(self, node: Node) -> bool:
         """As ``opened``, of a file that rests. False, and it is not opened, if there is anything to drop."""
