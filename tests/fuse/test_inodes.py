@@ -263,3 +263,55 @@ def test_attributes_of_another_version_are_dropped_though_the_pages_stay(node: N
     inodes.told(FILE, 7)
     assert inodes.opened(node, kernel.drop)
     assert kernel.dropped == [(FILE, ALL), (FILE, NONE)]
+
+
+# What rests
+
+
+def is_told_otherwise(inodes: Inodes, node: Node) -> None:
+    """The attributes in the kernel are another version's."""
+    inodes.told(node.ino, 2)
+
+
+def is_doubted(inodes: Inodes, node: Node) -> None:
+    """A write has failed."""
+    inodes.doubted(node.ino)
+
+
+def has_moved(inodes: Inodes, node: Node) -> None:
+    """What was written was given up."""
+    with node.guard:
+        node.discard()
+
+
+def has_moved_on(inodes: Inodes, node: Node) -> None:
+    """To another version."""
+    node.accept(attr(version=2, size=20))
+
+
+def is_forgotten(inodes: Inodes, node: Node) -> None:
+    """The kernel has nothing of it."""
+    inodes.forget([(node.ino, 1)])
+
+
+def test_what_rests_is_opened_again_as_it_was(node: Node) -> None:
+    inodes, kernel = Inodes(), Kernel()
+    inodes.looked_up(FILE, ROOT_INO, b"file", 1)
+    inodes.opened(node, kernel.drop)
+    for _ in range(2):
+        inodes.rests(FILE)
+        assert not inodes.is_open(FILE)
+        assert inodes.wakes(node)
+        assert inodes.is_open(FILE)
+    assert len(kernel.dropped) == 1
+
+
+@pytest.mark.parametrize("does", [is_told_otherwise, is_doubted, has_moved, has_moved_on, is_forgotten])
+def test_what_rests_is_not_opened_as_it_was_if_it(does: Callable[[Inodes, Node], None], node: Node) -> None:
+    inodes = Inodes()
+    inodes.looked_up(FILE, ROOT_INO, b"file", 1)
+    inodes.opened(node, Kernel().drop)
+    inodes.rests(FILE)
+    does(inodes, node)
+    assert not inodes.wakes(node)
+    assert not inodes.is_open(FILE)

@@ -363,11 +363,13 @@ def test_nothing_rests_that(
 def test_what_others_write_down_of_it_meanwhile_is_not_on_the_slate(leased: Kernel, ino: int) -> None:
     """Another mount's program has locked the file."""
     laid(leased, ino)
+    shared = node(leased, ino)
     leased.the.vfs.give_way(ino)
     assert noted(leased) == {}
     status, answer = leased.ask(Opcode.OPEN, protocol.OPEN_IN.pack(READ, 0), ino)
-    assert status == 0
-    shut(leased, ino, protocol.OPEN_OUT.read(answer).fh)
+    found = protocol.OPEN_OUT.read(answer)
+    assert (status, node(leased, ino) is shared) == (0, False)
+    shut(leased, ino, found.fh)
 
 
 @pytest.mark.parametrize("is_open", [True, False])
