@@ -2,7 +2,9 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
@@ -524,3 +526,28 @@ def test_what_rests_has_its_place_on_the_slate(leased: Kernel, ino: int) -> None
     for which, what in ((ino, number), (other, beside)):
         shut(leased, which, what)
     leased.ask(Opcode.UNLINK, b"other\0")
+
+
+def found_meanwhile(kernel: Kernel, does: Callable[[], bool]) -> set[tuple[tuple[int, int], ...]]:
+    """What the next worker would find open if this one died at any line of what is done."""
+    found = set()
+
+    def look(_frame: FrameType, _event: str, _argument: object) -> Callable[..., object]:
+        found.add(tuple(noted(kernel).items()))
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        assert does()
+    finally:
+        sys.settrace(before)
+    return found
+
+
+def test_a_worker_may_die_at_any_line(leased: Kernel, ino: int) -> None:
+    """A close that is repeated finds the handle or does not; an open that is repeated finds its own."""
+    number = laid(leased, ino)
+    resting, handle = leased.the.vfs.resting, leased.the.vfs._handle(number)
+    assert found_meanwhile(leased, lambda: resting.wake(handle, 77)) == {(), ((number, 77),)}
+    assert found_meanwhile(leased, lambda: resting.lay(handle)) == {((number, 77),), ()}
