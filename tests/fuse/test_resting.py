@@ -390,6 +390,7 @@ def test_a_worker_that_dies_leaves_what_is_open(stack: Stack, ino: int, is_open:
     second = Kernel(stack, promised=True, before=first.client)
     try:
         assert list(noted(second)) == [number] * is_open
+        assert second.the.inodes.is_open(ino) == is_open
         if is_open:
             status, answer = second.ask(Opcode.OPEN, protocol.OPEN_IN.pack(READ, 0), ino, again=unanswered)
             assert (status, protocol.OPEN_OUT.read(answer).fh) == (0, number)
@@ -397,7 +398,7 @@ def test_a_worker_that_dies_leaves_what_is_open(stack: Stack, ino: int, is_open:
         status, _ = second.ask(
             Opcode.RELEASE, protocol.RELEASE_IN.pack(number, 0, 0, 0), ino, again=0 if is_open else unanswered
         )
-        assert (status, second.the.vfs.handles()) == (0, [])
+        assert (status, second.the.vfs.handles(), second.the.inodes.is_open(ino)) == (0, [], False)
     finally:
         second.close()
         first.close()

@@ -55,6 +55,8 @@ class Files:
             Opcode.RELEASE: self.release_at_once,
         }
         the.vfs.resting.close_handle = self._close
+        for handle in self._open.values():
+            the.inodes.restored(handle.node.ino)
 
     def open_at_once(self, unique: int, ino: int, body: memoryview) -> bytes | None:
         """As ``open``, of a file whose last reader's handle rests (mount.resting)."""
@@ -166,6 +168,8 @@ class Files:
 
     def _opened(self, handle: Handle) -> bytes:
         """fuse_open_out."""
+        if handle.number in self._open:  # of an earlier worker, who died before it could say so
+            self._the.inodes.closed(handle.node)
         self._open[handle.number] = handle
         keep = self._the.inodes.opened(handle.node, self._the.notifications.drop)
         try:

@@ -283,6 +283,11 @@ class Inodes:
                     record.pages, record.moves = version, moves
         return done
 
+    def restored(self, ino: int) -> None:
+        """A file is open that an earlier worker has opened; of its pages nothing is known."""
+        with self._guard:
+            self._record(ino).open += 1
+
     def rests(self, ino: int) -> None:
         """The kernel has let go of an open file that may be opened again as it is (mount.resting): what is
         said of the pages stays true of its node."""
