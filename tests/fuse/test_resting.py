@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -533,7 +534,7 @@ def found_meanwhile(kernel: Kernel, does: Callable[[], bool]) -> set[tuple[tuple
     """What the next worker would find open if this one died at any line of what is done."""
     found = set()
 
-    def look(_frame: FrameType, _event: str, _argument: object) -> Callable[..., object]:
+    def look(_frame: FrameType, _event: str, _argument: Any) -> Any:
         found.add(tuple(noted(kernel).items()))
         return look
 
