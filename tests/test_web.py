@@ -153,6 +153,23 @@ def test_a_request_is_not_sent_again_after_a_long_sleep(
     assert len(sent) == 1
 
 
+def test_who_dies_while_he_sends_is_no_reason_to_worry(
+    wire: InProcessWire, caplog: pytest.LogCaptureFixture
+) -> None:
+    class DyingWire:
+        def send(
+            self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
+        ) -> Answer:
+            whole = {**headers, "Content-Length": str(len(body))}
+            return wire.send(method, url, whole, body[:-1], silence_seconds)
+
+    dying = Channel(DyingWire(), URL, Role.LOCK, make_keyring({Role.LOCK: KEY}), deadline_seconds=5)
+    with caplog.at_level(logging.INFO, "servers.web"), pytest.raises(OSError):
+        dying.call("POST", "/v1/double", Held(4, 5), Held)
+    said = {(record.levelname, "not as long" in record.message) for record in caplog.records}
+    assert said == {("INFO", True)}
+
+
 def test_rubbish_is_answered_with_a_problem_and_no_traceback(wire: InProcessWire) -> None:
     client = wire.apps[URL].test_client()
     assert client.post("/v1/double", data=b"x").status_code == 400
