@@ -4,6 +4,7 @@ import base64
 import errno
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 import pytest
@@ -154,18 +155,18 @@ def test_a_request_is_not_sent_again_after_a_long_sleep(
 
 
 def test_who_dies_while_he_sends_is_no_reason_to_worry(
-    wire: InProcessWire, caplog: pytest.LogCaptureFixture
+    wire: InProcessWire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class DyingWire:
-        def send(
-            self, method: str, url: str, headers: Mapping[str, str], body: bytes, silence_seconds: float
-        ) -> Answer:
-            whole = {**headers, "Content-Length": str(len(body))}
-            return wire.send(method, url, whole, body[:-1], silence_seconds)
+    app = wire.apps[URL]
+    inner = app.wsgi_app
 
-    dying = Channel(DyingWire(), URL, Role.LOCK, make_keyring({Role.LOCK: KEY}), deadline_seconds=5)
+    def misses_the_end(environ: dict[str, Any], start: Any) -> Any:
+        environ["CONTENT_LENGTH"] = str(int(environ["CONTENT_LENGTH"]) + 1)
+        return inner(environ, start)
+
+    monkeypatch.setattr(app, "wsgi_app", misses_the_end)
     with caplog.at_level(logging.INFO, "servers.web"), pytest.raises(OSError):
-        dying.call("POST", "/v1/double", Held(4, 5), Held)
+        channel(wire).call("POST", "/v1/double", Held(4, 5), Held)
     said = {(record.levelname, "not as long" in record.message) for record in caplog.records}
     assert said == {("INFO", True)}
 
