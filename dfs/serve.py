@@ -7,9 +7,10 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import click
+from msgspec import Meta
 
 from servers.auth.config import AuthConfig
 from servers.directory.config import DirectoryConfig
@@ -62,12 +63,13 @@ def _service(port: int, threads: int) -> Callable[[Command], Command]:
 
 
 def _tuning(config: type[Any]) -> Callable[[Command], Command]:
-    """An option for each number in a service's config, with the default that stands there."""
+    """An option for each number in a service's config, with the default and the bounds that stand there."""
+    hints = get_type_hints(config, include_extras=True)
     return _all(
         [
             click.option(
                 f"--{field.name.replace('_', '-')}",
-                type=type(field.default),
+                type=_within(hints[field.name].__metadata__[0], type(field.default)),
                 default=field.default,
                 show_default=True,
             )
@@ -75,6 +77,13 @@ def _tuning(config: type[Any]) -> Callable[[Command], Command]:
             if isinstance(field.default, int | float)
         ]
     )
+
+
+def _within(bounds: Meta, kind: type) -> click.IntRange | click.FloatRange:
+    least, most = bounds.ge, bounds.le
+    if kind is int:
+        return click.IntRange(None if least is None else int(least), None if most is None else int(most))
+    return click.FloatRange(least, most)
 
 
 def _all(options: list[Callable[[Command], Command]]) -> Callable[[Command], Command]:

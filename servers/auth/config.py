@@ -3,7 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
+from msgspec import Meta
+
+from servers.bounds import Count, Period
 from servers.keys import ServiceKeys
 from wire.limits import TICKET_SECONDS
 
@@ -16,9 +20,10 @@ class AuthConfig:
     database: str
     directory_url: str
     lock_url: str
-    ticket_seconds: float = TICKET_SECONDS
-    session_idle_seconds: float = 30 * 86400.0
+    ticket_seconds: Period = TICKET_SECONDS
+    session_idle_seconds: Period = 30 * 86400.0
     """A session that is not renewed for so long has ended."""
-    kdf_memory_kib: int = 65536
-    kdf_iterations: int = 2
+    kdf_memory_kib: Annotated[int, Meta(ge=32)] = 65536
+    """RFC 9106, section 3.1: eight for each of four lanes at least."""
+    kdf_iterations: Count = 2
     clock: Callable[[], float] = time.time
