@@ -44,7 +44,8 @@ RESTING_MAX = 4096
 """Copies that rest at the same time; each takes a descriptor, and some KB."""
 
 _DESCRIPTORS_SHARE = 4
-"""No more than this part of the descriptors that the process may have is for copies that rest."""
+"""No more than this part of the descriptors that the process may have is for copies that rest; as many may be
+open only because a handle rests (mount.resting)."""
 
 
 class CopyStore:

@@ -52,9 +52,11 @@ class Opening(Writing):
         self._settle = settle
         self._ways: dict[int, Way] = {}
         self._completer = Completer(self._table, self._reader, self._unpin, copies.limit_bytes)
-        bytes_max = copies.limit_bytes // CACHE_SHARE
         self.resting = Resting(
-            self._table, copies.resting_max, bytes_max, lambda handle: self.release(handle.number)
+            self._table,
+            copies.resting_max,  # each keeps a copy open, and its descriptor
+            copies.limit_bytes // CACHE_SHARE,
+            lambda handle: self.release(handle.number),
         )
 
     def open(
