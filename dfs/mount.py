@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dfs import background
+from dfs.numbers import Number
 from dfs.places import realm_option
 from mount.control import Request, ask, ask_patiently
 from mount.keeper import HANG_SECONDS, Given
@@ -55,7 +56,7 @@ def size(text: str) -> int:
 
 def seconds_option(name: str, least: int, most: int, default: float, what: str) -> Callable[[F], F]:
     """A length of time."""
-    kind = click.FloatRange(least, most)
+    kind = Number(least, most)
     return click.option(name, type=kind, default=default, show_default=True, metavar="SECONDS", help=what)
 
 

@@ -78,7 +78,10 @@ def _options(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]:
         known = {name: one for one in command.params for name in one.opts} if command else {}
         if f"--{option}" not in known or not value:
             raise click.BadParameter(f"{assignment!r} is no ROLE.OPTION=VALUE with an option of `dfs serve`")
-        known[f"--{option}"].type.convert(value, known[f"--{option}"], None)
+        try:
+            known[f"--{option}"].type.convert(value, None, None)
+        except click.BadParameter as error:
+            raise click.BadParameter(error.message, param_hint=f"'--set {key}'") from error
         options.setdefault(role, {})[option] = value
     return options
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 from msgspec import Meta
 
+from dfs.numbers import Number
 from servers.auth.config import AuthConfig
 from servers.directory.config import DirectoryConfig
 from servers.files.config import FilesConfig
@@ -83,7 +84,7 @@ def _within(bounds: Meta, kind: type) -> click.IntRange | click.FloatRange:
     least, most = bounds.ge, bounds.le
     if kind is int:
         return click.IntRange(None if least is None else int(least), None if most is None else int(most))
-    return click.FloatRange(least, most)
+    return Number(least, most)
 
 
 def _all(options: list[Callable[[Command], Command]]) -> Callable[[Command], Command]:

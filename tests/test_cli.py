@@ -129,6 +129,11 @@ def test_a_name_is_given_once_and_must_be_one(shared_realm: RealRealm) -> None:
         ("up", "--set", "directory.lease-seconds=11"),
         ("up", "--set", "directory.replicas=0"),
         ("up", "--set", "auth.ticket-seconds=-1"),
+        ("up", "--set", "auth.ticket-seconds=nan"),
+        ("up", "--set", "directory.replicas=10"),
+        ("up", "--set", "auth.kdf-memory-kib=8191"),
+        ("up", "--set", "directory.retention-seconds=inf"),
+        ("mount", "--lock-wait", "nan", "/no/such/place"),
         ("locks", "--break", "0"),
         ("user", "--admin"),
         ("user", "admin", "--gids", "wheel"),
@@ -136,6 +141,11 @@ def test_a_name_is_given_once_and_must_be_one(shared_realm: RealRealm) -> None:
 )
 def test_a_wrong_command_line_has_status_2(shared_realm: RealRealm, arguments: tuple[str, ...]) -> None:
     assert "Usage: dfs" in shared_realm.run(*arguments, user="admin", status=2).stderr
+
+
+def test_an_option_of_a_service_that_is_refused_is_named(shared_realm: RealRealm) -> None:
+    done = shared_realm.run("up", "--set", "lock.lease-seconds=0", user="admin", status=2)
+    assert "Invalid value for '--set lock.lease-seconds': 0.0 is not in the range 0.5<=x" in done.stderr
 
 
 def test_the_password_never_stands_in_the_logs(shared_realm: RealRealm) -> None:

@@ -3,13 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
-from msgspec import Meta
-
-from servers.bounds import Count, Period
+from servers.bounds import Period
 from servers.keys import ServiceKeys
 from wire.limits import TICKET_SECONDS
+from wire.messages.auth import Iterations, MemoryKib
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class AuthConfig:
     ticket_seconds: Period = TICKET_SECONDS
     session_idle_seconds: Period = 30 * 86400.0
     """A session that is not renewed for so long has ended."""
-    kdf_memory_kib: Annotated[int, Meta(ge=32)] = 65536
-    """RFC 9106, section 3.1: eight for each of four lanes at least."""
-    kdf_iterations: Count = 2
+    kdf_memory_kib: MemoryKib = 65536
+    kdf_iterations: Iterations = 2
+    """Both within what clients accept: else nobody could log in."""
     clock: Callable[[], float] = time.time

@@ -18,8 +18,8 @@ class DirectoryConfig:
 
     keys: ServiceKeys
     database: str
-    replicas: Count = 2
-    """Wanted copies of each chunk."""
+    replicas: Annotated[int, Meta(ge=1, le=8)] = 2
+    """Wanted copies of each chunk: with more, PutChunk could not name all who get it."""
     heartbeat_seconds: Period = HEARTBEAT_SECONDS
     suspect_seconds: Period = SUSPECT_SECONDS
     dead_seconds: Period = DEAD_SECONDS

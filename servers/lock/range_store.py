@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -104,10 +105,11 @@ class RangeStore:
         this = (of_inode, same_kind, of_session, ranges.owner == bindparam("of_owner"))
         self._remove = Prepared(delete(self._ranges).where(*this, ranges.first == bindparam("at")))
         self._add = Prepared(insert(self._ranges))
+        until = bindparam("until", type_=Float)
         self._extend = Prepared(
             update(self._leases)
             .where(leases.session == bindparam("of_session"))
-            .values(expires=bindparam("until"))
+            .values(expires=case((leases.expires > until, leases.expires), else_=until))
         )
         self._begin = Prepared(insert(self._leases))
 
@@ -205,7 +207,8 @@ class RangeStore:
     # Leases
 
     def extend(self, connection: Connection, session: int, expires: float) -> bool:
-        """One more lease for all ranges of the session. Returns whether it has one."""
+        """One more lease for all ranges of the session, not shorter than what is left of the one before.
+        Returns whether it has one."""
         return self._extend.run(connection, of_session=session, until=expires).rowcount > 0
 
     def begin(self, connection: Connection, session: int, user: str, client: str, expires: float) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     MetaData,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -146,19 +148,24 @@ class Store:
             connection.execute(insert(self._locks), [row._asdict() for row in rows])
 
     def extend(self, connection: Connection, session: int, inos: Collection[int], expires: float) -> None:
-        """One more lease for those of the session's locks."""
+        """One more lease for those of the session's locks. None becomes shorter by it: what was kept longer
+        than a lease at the start was kept for one who may not have heard this answer."""
         if inos:
             mine = (self._locks.c.session == session) & self._locks.c.ino.in_(inos)
-            connection.execute(update(self._locks).where(mine).values(expires=expires))
+            connection.execute(update(self._locks).where(mine).values(expires=self._not_before(expires)))
 
     def extend_all(self, connection: Connection, session: int, expires: float) -> list[Held]:
-        """One more lease for all of the session's locks; returns them by inode."""
+        """One more lease for all of the session's locks, as ``extend``; returns them by inode."""
         locks = self._locks
-        change = update(locks).where(locks.c.session == session).values(expires=expires)
+        change = update(locks).where(locks.c.session == session).values(expires=self._not_before(expires))
         return [
             Held(*row)
             for row in sorted(connection.execute(change.returning(locks.c.ino, locks.c.token)).all())
         ]
+
+    def _not_before(self, expires: float) -> ColumnElement[float]:
+        """``expires``, or the end of the lease that there is, if that is later."""
+        return case((self._locks.c.expires > expires, self._locks.c.expires), else_=expires)
 
     def remove_held(self, connection: Connection, session: int, held: Collection[Held]) -> None:
         """The session's locks under exactly these tokens."""

@@ -68,6 +68,21 @@ def test_a_lock_server_that_begins_with_another_lease_keeps_what_it_finds_until_
     assert alice.renew().held == []
 
 
+@pytest.mark.parametrize("name", ["renew", "set_range", "acquire"])
+def test_who_has_not_heard_of_a_shorter_lease_loses_nothing_that_was_found_at_the_start(
+    house: LockRealm, name: str
+) -> None:
+    """As if the answer were lost that tells it: the next renewal comes when that lease is over."""
+    alice = house.client("alice")
+    alice.acquire([7])
+    alice.set_range(7, write())
+    house.restart(lease_seconds=SHORT)
+    ANSWERED[name](alice)
+    house.pass_time(LEASE - 0.1)
+    renewed = alice.renew()
+    assert ([lock.ino for lock in renewed.held], renewed.ranged) == ([7], [7])
+
+
 def test_a_lease_is_told_although_answers_are_lost(house: LockRealm) -> None:
     house.restart(lease_seconds=SHORT)
     alice = house.client("alice", LossyWire(house.wire, seed=1, loss=0.5))

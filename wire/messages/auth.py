@@ -43,15 +43,19 @@ class SealedCredentials(msgspec.Struct, frozen=True):
     sealed: Annotated[bytes, Meta(max_length=8192)]
 
 
+Iterations = Annotated[int, Meta(ge=1, le=16)]
+MemoryKib = Annotated[int, Meta(ge=8192, le=1024 * 1024)]
+
+
 class KeyDerivation(msgspec.Struct, frozen=True):
     """Argon2id (RFC 9106) with 64 bytes of output: the first half proves the password to the server,
     the second half is the key of the token and is never stored. The bounds keep a false server from
     exhausting its clients."""
 
     salt: Annotated[bytes, Meta(min_length=16, max_length=64)]
-    iterations: Annotated[int, Meta(ge=1, le=16)]
+    iterations: Iterations
     lanes: Annotated[int, Meta(ge=1, le=16)]
-    memory_kib: Annotated[int, Meta(ge=8192, le=1024 * 1024)]
+    memory_kib: MemoryKib
 
 
 class Credential(msgspec.Struct, frozen=True):
