@@ -18,8 +18,9 @@ class LockConfig:
 
     keys: ServiceKeys
     database: str
-    lease_seconds: Annotated[float, Meta(ge=0.5, le=3600.0)] = LOCK_LEASE_SECONDS
-    """How long a lock or range is kept without a renewal. Clients are told, and renew three times in it."""
+    lease_seconds: Annotated[float, Meta(ge=0.5, le=60.0)] = LOCK_LEASE_SECONDS
+    """How long a lock or range is kept without a renewal. Clients are told, and renew three times in it; a
+    mount that is to go on after a dead one waits for the end of each of its locks."""
     place_seconds: Period = 5.0
     """How long a waiter that is not asking at the moment keeps its place in a queue."""
     order_seconds: Seconds = 10.0
