@@ -5,6 +5,7 @@ import json
 import logging
 import mmap
 import os
+import re
 import select
 import shutil
 import signal
@@ -234,6 +235,25 @@ def test_what_the_kernel_serves_itself_goes_on(own_realm: RealRealm, mount: Real
     with (folder / "read").open("r+b") as file:
         file.write(b"and pages are in order")
     assert (folder / "read").read_bytes().startswith(b"and pages")
+
+
+def test_what_is_read_again_and_again_goes_on(mount: RealMount, folder: Path) -> None:
+    """Of files that are closed, the next worker has none open, whatever was kept open for the next time."""
+    files = [folder / f"file-{number}" for number in range(8)]
+    for file in files:
+        file.write_text(file.name)
+    for _ in range(2):  # one worker after the other
+        for _ in range(4):
+            assert [file.read_text() for file in files] == [file.name for file in files]
+        with files[0].open() as opened:
+            kill_worker(mount)
+            assert opened.read() == files[0].name
+            assert [file.read_text() for file in files] == [file.name for file in files]
+    found = re.findall(r"(\d+) open files of the worker before are open again", mount.log())
+    assert found == ["1", "1"]
+    for file in files:
+        file.write_text("new")
+        assert file.read_text() == "new"
 
 
 def test_a_directory_that_is_being_read_goes_on(mount: RealMount, folder: Path) -> None:

@@ -10,16 +10,7 @@ from mount.bindings.native.directories import DOTS
 from mount.bindings.native.listings import KEEPS
 from mount.bindings.native.protocol import Opcode
 from tests.support.kernel import Kernel
-from tests.support.stack import Stack
 from wire.messages.directory import ROOT_INO
-
-
-@pytest.fixture(scope="module")
-def leased(shared_stack: Stack) -> Iterator[Kernel]:
-    """A mount under a lease."""
-    found = Kernel(shared_stack, promised=True)
-    yield found
-    found.close()
 
 
 def open_root(kernel: Kernel) -> int:

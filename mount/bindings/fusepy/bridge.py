@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from mount.bindings.fusepy.libfuse import mfusepy
 from mount.vfs import Changes
+from wire.errors import fail
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 def bridged(_operations: object, *_: object) -> NoReturn:
     """Stands among the operations for one that is carried out here: mfusepy lets libfuse call only what it
     finds there."""
-    raise NotImplementedError("the bridge carries it out")
+    raise fail(errno.ENOSYS, "the bridge carries it out")
 
 
 class Bridge(mfusepy.FUSE):
