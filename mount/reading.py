@@ -113,10 +113,11 @@ class Reader:
         assert chunk is not None, "a chunk that is missing has a place in the manifest"
         future = node.fetching.get((index, chunk.id))
         if future is None:
+            if is_asked_for:
+                self.demand.begin()  # before it goes out, or something else would come first
             future = self._proxy.downloads.submit(self._download, node, chunk, who)
             node.fetching[index, chunk.id] = future
             if is_asked_for:
-                self.demand.begin()
                 future.add_done_callback(self.demand.end)
         return future
 
